@@ -1,0 +1,1 @@
+"""Measure, tabulate, report. Never torch: benchmarks run on the board."""

@@ -1,0 +1,259 @@
+"""The types that cross folders: what one stage hands to another."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from crowdrt.errors import DataError, ExportError, RecipeError
+
+Channels = Literal["rgb", "grey"]
+Precision = Literal["fp32", "int8"]
+Size = tuple[int, int]  # height, width in pixels
+UInt8Image = npt.NDArray[np.uint8]  # (C, H, W)
+Feeds = Mapping[str, npt.NDArray[Any]]
+
+METADATA_KEY = "crowdrt"  # the ONNX metadata property that holds `GraphInfo` as JSON
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocessing:
+    """How a photograph becomes a network's input; one definition for every stage.
+
+    Outside the graph an image is decoded to uint8 (C, H, W) and padded at the bottom and the
+    right to a multiple of `stride`. Inside it, `(pixel - mean) / std` in grey levels (0..255).
+    """
+
+    channels: Channels
+    mean: tuple[float, ...]  # grey levels, one per channel
+    std: tuple[float, ...]  # grey levels, one per channel
+    stride: int  # the network sees sizes that are multiples of this, in pixels
+
+    @property
+    def num_channels(self) -> int:
+        """3 for RGB, 1 for grey."""
+        return 3 if self.channels == "rgb" else 1
+
+    @property
+    def pad_value(self) -> tuple[int, ...]:
+        """The grey level that normalises to nearly 0, as a convolution's own padding does."""
+        return tuple(round(mean) for mean in self.mean)
+
+
+IMAGENET = Preprocessing(
+    channels="rgb",
+    mean=(0.485 * 255, 0.456 * 255, 0.406 * 255),
+    std=(0.229 * 255, 0.224 * 255, 0.225 * 255),
+    stride=8,
+)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Sample:
+    """One photograph and its annotated heads.
+
+    `heads` may hold points outside the image, as the published annotations do: they count, and
+    the density map leaves them out.
+    """
+
+    image: Path
+    heads: npt.NDArray[np.float32] | None  # (N, 2) x, y in pixels from 0; None where unknown
+
+    @property
+    def annotated(self) -> int | None:
+        """The published count, or None where there is no annotation."""
+        return None if self.heads is None else len(self.heads)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorSpec:
+    """Name, shape and dtype of a graph's input or output; a free axis is a str."""
+
+    name: str
+    shape: tuple[int | str, ...]
+    dtype: str  # numpy's name: uint8, float32
+
+
+@dataclass(frozen=True, kw_only=True)
+class GraphInfo:
+    """What an exported ONNX file says of itself, in its metadata property `crowdrt`."""
+
+    network: str
+    width: str  # "1", "1/4"
+    preprocessing: Preprocessing
+    density_stride: int  # input pixels per density cell
+    precision: Precision = "fp32"
+    weight_bits: int = 32  # 8 or 7 in an INT8 graph
+    normalised_input: bool = False  # True: the caller normalises and feeds float32
+
+    def to_json(self) -> str:
+        """One JSON document, as stored in the ONNX file."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str, *, source: str) -> Self:
+        """Read what `to_json` wrote; `source` names the file in the error."""
+        try:
+            fields: dict[str, Any] = json.loads(text)
+            pixels = fields.pop("preprocessing")
+            mean, std = tuple(pixels.pop("mean")), tuple(pixels.pop("std"))
+            return cls(preprocessing=Preprocessing(mean=mean, std=std, **pixels), **fields)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ExportError(
+                f"{source}: its crowdrt metadata cannot be read: {error}",
+                fix="export the network again: crowdrt export NETWORK --weights F -o model.onnx",
+            ) from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrationConfig:
+    """How activation ranges are collected before INT8 quantization."""
+
+    method: Literal["minmax", "percentile"] = "percentile"
+    percentile: float = 99.99  # of |activation|, over every value of every image
+    num_images: int = 32
+    weight_bits: Literal[7, 8] = 7  # 7 cannot saturate 16-bit sums on CPUs without VNNI
+
+    def __post_init__(self) -> None:
+        if self.method not in ("minmax", "percentile"):
+            raise RecipeError(
+                f"calibration method {self.method!r} is unknown", fix="use minmax or percentile"
+            )
+        if not 50 < self.percentile <= 100:
+            raise RecipeError(
+                f"percentile={self.percentile} would clip most activations",
+                fix="use a value in (50, 100]; 99.99 is a good start, 100 is min-max",
+            )
+        if self.num_images < 1:
+            raise RecipeError(
+                f"num_images={self.num_images} leaves nothing to calibrate on",
+                fix="use at least 1; 32 photographs are a good start",
+            )
+        if self.weight_bits not in (7, 8):
+            raise RecipeError(
+                f"weight_bits={self.weight_bits} is not supported", fix="use 7 or 8"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """What the training loop needs to know; every field is part of the recipe's identity."""
+
+    steps: int = 20_000
+    batch_size: int = 8
+    crop_px: int = 256
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-4
+    sigma_px: float = 0.0  # 0: geometry-adaptive
+    batch_norm: bool = True  # learned beside every convolution, folded before shipping
+    seed: int = 0
+    num_synthetic: int = 0  # generated photographs added to the training set
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gates:
+    """What a recipe tolerates before a row is refused."""
+
+    int8_mae_increase: float = 0.02  # relative to FP32 MAE on the same images
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """One named way from weights to engines; a variant is `replace(base(), ...)`."""
+
+    name: str
+    network: str
+    width: Fraction
+    sizes: tuple[Size, ...]
+    weights: str | None = None  # a file of weights/ that the project ships
+    precisions: tuple[Precision, ...] = ("fp32", "int8")
+    calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    gates: Gates = field(default_factory=Gates)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Artifact:
+    """A file that a stage wrote; its manifest lies beside it."""
+
+    path: Path
+    kind: str  # weights, onnx, engine, records, report
+    sha256: str
+    reused: bool = False  # True when the inputs had not changed and nothing was done
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """One row of a benchmark: what ran, where, and every raw sample."""
+
+    name: str  # unique in its run
+    network: str
+    width: str
+    engine: str  # onnxruntime, pytorch
+    engine_version: str
+    precision: Precision
+    size: Size
+    num_threads: int
+    samples_ms: tuple[float, ...]
+    peak_mib: float  # peak resident memory of the contender's own process
+    machine: Mapping[str, Any]
+    verdict: str  # valid, or unstable with the reason
+    run_id: str = ""  # contenders that were interleaved share one
+    sha256: str = ""  # of the file that ran
+
+    @property
+    def median_ms(self) -> float:
+        """The figure to quote."""
+        return float(np.median(self.samples_ms))
+
+    def percentile_ms(self, q: float) -> float:
+        """The q-th percentile of the raw samples, in milliseconds."""
+        return float(np.percentile(self.samples_ms, q))
+
+
+def parse_width(text: str) -> Fraction:
+    """Read `1`, `1/4` or `0.25` as a width in (0, 1]."""
+    try:
+        width = Fraction(text).limit_denominator(64)
+    except (ValueError, ZeroDivisionError):
+        width = Fraction(0)
+    if not 0 < width <= 1:
+        raise RecipeError(
+            f"width {text!r} is not a fraction in (0, 1]", fix="write 1, 1/2, 1/4 ... "
+        )
+    return width
+
+
+def parse_size(text: str) -> Size:
+    """Read `576x864` as (height, width) in pixels."""
+    try:
+        height, width = (int(side) for side in text.lower().split("x"))
+    except ValueError:
+        height = width = 0
+    if height < 1 or width < 1:
+        raise RecipeError(
+            f"size {text!r} is not HEIGHTxWIDTH", fix="write height first, for example 576x864"
+        )
+    return height, width
+
+
+def check_image_size(size: Size, *, source: str) -> None:
+    """Refuse a photograph in which no head can be seen.
+
+    Raises:
+        DataError: a side is under 32 px.
+    """
+    height, width = size
+    if min(height, width) < MIN_SIDE_PX:
+        raise DataError(
+            f"{source}: {width}x{height} px is too small to hold a crowd",
+            fix=f"use photographs of at least {MIN_SIDE_PX} px on each side",
+        )
+
+
+MIN_SIDE_PX = 32

@@ -1,0 +1,157 @@
+"""Files written whole or not at all, each with a sidecar that says what made it."""
+
+import contextlib
+import hashlib
+import json
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from crowdrt import __version__
+from crowdrt.contracts import Artifact
+from crowdrt.errors import CrowdRTError
+
+TOOLS = ("numpy", "onnx", "onnxruntime", "onnxsim", "torch")
+
+
+def sha256_file(path: Path) -> str:
+    """Return the file's SHA-256 as 64 hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fingerprint(document: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of a JSON document, whatever the order of its keys."""
+    text = json.dumps(document, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@contextlib.contextmanager
+def write_whole(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; it takes the name only when the block succeeds.
+
+    A crash, an error or Ctrl-C leaves `path` as it was and no temporary file behind.
+    """
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.tmp-", dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    finally:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def write_folder_whole(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `path`; it takes the name when the block succeeds.
+
+    When another process was first, its folder stays and ours is dropped: both succeed.
+    """
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.tmp-", dir=path.parent))
+        yield temporary
+        with contextlib.suppress(OSError):  # not empty: somebody else built the same thing
+            temporary.rename(path)
+        if not path.is_dir():
+            raise NotADirectoryError(f"{path} exists and is no folder")
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def cannot_write(path: Path, error: OSError) -> CrowdRTError:
+    """Return the one error for a full disk, a read-only folder and their like."""
+    reason = error.strerror or str(error)
+    return CrowdRTError(
+        f"{path} could not be written: {reason}",
+        fix="free some space or choose another folder with -o or --out; nothing was changed",
+    )
+
+
+def manifest_path(path: Path) -> Path:
+    """Return where the manifest of `path` lies."""
+    return path.with_name(path.name + ".json")
+
+
+def write_manifest(
+    path: Path,
+    *,
+    kind: str,
+    made_from: Mapping[str, Any],
+    facts: Mapping[str, Any] | None = None,
+) -> Artifact:
+    """Write the sidecar of `path`.
+
+    Args:
+        path: the file, already written.
+        kind: weights, onnx, engine, records or report.
+        made_from: everything that decided the file's content; its fingerprint is the key by
+            which a later run knows that nothing needs to be done.
+        facts: what the stage found out: parity, ranges, what stayed float and why.
+    """
+    digest = sha256_file(path)
+    document = {
+        "kind": kind,
+        "sha256": digest,
+        "key": fingerprint(made_from),
+        "made_from": dict(made_from),
+        "facts": dict(facts or {}),
+        "crowdrt": __version__,
+        "versions": versions(),
+    }
+    write_json(manifest_path(path), document)
+    return Artifact(path=path, kind=kind, sha256=digest)
+
+
+def write_json(path: Path, document: object) -> None:
+    """Write a JSON document whole or not at all."""
+    with write_whole(path) as temporary:
+        temporary.write_text(json.dumps(document, indent=1, default=str) + "\n")
+
+
+def read_manifest(path: Path) -> dict[str, Any] | None:
+    """Return the manifest of `path`, or None when there is none that can be read."""
+    try:
+        document = json.loads(manifest_path(path).read_text())
+    except (OSError, ValueError):
+        return None
+    return document if isinstance(document, dict) else None
+
+
+def reusable(path: Path, *, made_from: Mapping[str, Any]) -> Artifact | None:
+    """Return the artifact at `path` if it was made from exactly this and is undamaged."""
+    document = read_manifest(path)
+    if document is None or not path.is_file() or document.get("key") != fingerprint(made_from):
+        return None
+    digest = sha256_file(path)
+    if digest != document.get("sha256"):
+        return None
+    return Artifact(path=path, kind=str(document.get("kind")), sha256=digest, reused=True)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the libraries that shape the files."""
+    found = {"python": platform.python_version()}
+    for tool in TOOLS:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[tool] = metadata.version(tool)
+    return found

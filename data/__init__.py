@@ -1,0 +1,1 @@
+"""Photographs and annotations become samples. Imports neither torch nor any other stage."""

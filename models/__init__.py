@@ -1,0 +1,1 @@
+"""The networks, one paper per file, and the one list of them."""
