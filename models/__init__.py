@@ -1,1 +1,35 @@
-"""The networks, one paper per file, and the one list of them."""
+"""The networks, one paper per file, and the one list of them.
+
+Importing this needs no torch: a network's module loads when the network is built.
+"""
+
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+from crowdrt.errors import RecipeError
+
+if TYPE_CHECKING:
+    from crowdrt.models.network import Network
+
+NETWORKS = ("csrnet",)
+
+
+def build_model(network: str, width: Fraction = Fraction(1)) -> "Network":
+    """Return the freshly initialised `network` with every layer `width` times as wide.
+
+    Raises:
+        RecipeError: no such network, or the width is not in (0, 1].
+    """
+    if not 0 < width <= 1:
+        raise RecipeError(
+            f"width {width} is not a fraction in (0, 1]", fix="write 1, 1/2, 1/4 ... "
+        )
+    match network:
+        case "csrnet":
+            from crowdrt.models.csrnet import CSRNet
+
+            return CSRNet(width)
+        case _:
+            raise RecipeError(
+                f"network {network!r} is unknown", fix=f"choose from {', '.join(NETWORKS)}"
+            )

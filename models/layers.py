@@ -1,0 +1,37 @@
+"""Blocks that several networks share, and how their weights begin."""
+
+from collections.abc import Sequence
+
+from torch import nn
+
+POOL = 0  # in a plan: halve the resolution; any other number is a convolution's channels
+
+
+def conv_stack(in_channels: int, plan: Sequence[int], *, dilation: int = 1) -> nn.Sequential:
+    """Return the 3x3 convolutions of `plan`, each with a ReLU, and its 2x2 max pools.
+
+    Pools round down. Inputs are padded to the network's stride, so rounding never happens in
+    the pipeline; on other sizes the last row or column that does not fill a window is dropped.
+    """
+    layers: list[nn.Module] = []
+    for channels in plan:
+        if channels == POOL:
+            layers.append(nn.MaxPool2d(kernel_size=2, stride=2))
+            continue
+        layers.append(nn.Conv2d(in_channels, channels, 3, padding=dilation, dilation=dilation))
+        layers.append(nn.ReLU(inplace=True))
+        in_channels = channels
+    return nn.Sequential(*layers)
+
+
+def initialise(model: nn.Module) -> None:
+    """Draw Kaiming-normal weights by fan-in and set biases to zero.
+
+    He et al., arXiv:1502.01852. Fan-in keeps the signal's size from layer to layer, whatever
+    the widths. PyTorch's default shrinks it, and a narrow CSRNet then answers one constant.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
