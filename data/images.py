@@ -1,0 +1,157 @@
+"""Photographs from disk: decoded to uint8 (C, H, W), upright, or refused with a reason."""
+
+import contextlib
+import re
+import struct
+import warnings
+import zlib
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from crowdrt.contracts import Channels, UInt8Image, check_image_size
+from crowdrt.errors import DataError
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".pgm", ".ppm")
+
+# The decoders that may run: Pillow knows many more, one of which starts another program.
+FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF", "PPM")
+
+# What Pillow's decoders raise on damaged files.
+DAMAGED = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    MemoryError,
+    struct.error,
+    zlib.error,
+)
+
+
+def read_image(path: Path, channels: Channels) -> UInt8Image:
+    """Decode one photograph.
+
+    EXIF orientation is applied (the images of the published data sets have none, so their
+    annotations stay valid). Transparent pixels become white, as a viewer shows them; 16-bit
+    greys are scaled to 8 bits; of an animation the first frame is taken. Colour becomes grey by
+    ITU-R 601 luma.
+
+    Returns:
+        (3, H, W) RGB or (1, H, W) grey, C-contiguous, owned by the caller.
+
+    Raises:
+        DataError: the file is missing, damaged, no image, too small or absurdly large.
+    """
+    check_file(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        try:
+            with Image.open(path, formats=FORMATS) as image:
+                check_image_size((image.height, image.width), source=str(path))
+                image.load()
+                pixels = to_pixels(image, channels, source=path)
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+            raise DataError(
+                f"{path}: too many pixels to be a photograph of a crowd: {error}",
+                fix=f"scale it to at most {Image.MAX_IMAGE_PIXELS:,} pixels, or remove it",
+            ) from error
+        except DAMAGED as error:
+            raise unreadable(path, error) from error
+    return pixels
+
+
+def check_file(path: Path) -> None:
+    """Refuse what cannot be opened as a file, before a decoder sees it."""
+    if path.is_dir():
+        raise DataError(
+            f"{path} is a folder, an image file was expected", fix=f"name a file in {path}"
+        )
+    if not path.exists():
+        raise DataError(f"{path} does not exist", fix="check the path; is the data set mounted?")
+    if not path.is_file():
+        raise DataError(f"{path} is no ordinary file", fix="save the photograph to a file first")
+
+
+def unreadable(path: Path, error: BaseException) -> DataError:
+    """Return the error for a file that the decoders refuse."""
+    if isinstance(error, PermissionError):
+        return DataError(f"{path} may not be read: permission denied", fix=f"chmod u+r '{path}'")
+    if isinstance(error, UnidentifiedImageError):
+        return DataError(
+            f"{path} is not an image that can be read",
+            fix="use JPEG, PNG, BMP, TIFF, WebP, GIF, PGM or PPM; `file` tells what it holds",
+        )
+    return DataError(
+        f"{path} is damaged: {error}", fix="copy or download it again, or remove it from the folder"
+    )
+
+
+def to_pixels(image: Image.Image, channels: Channels, *, source: Path) -> UInt8Image:
+    """Turn a decoded Pillow image upright and into (C, H, W)."""
+    # Broken EXIF says nothing of the orientation: the pixels stay as they are stored.
+    with contextlib.suppress(*DAMAGED):
+        ImageOps.exif_transpose(image, in_place=True)
+    image = eight_bit(image, source=source)
+    if image.has_transparency_data:
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image.convert("RGBA"))
+    pixels = np.asarray(image.convert("RGB" if channels == "rgb" else "L"))
+    if channels == "grey":
+        return pixels[np.newaxis].copy()  # Pillow's own buffer is read-only
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def eight_bit(image: Image.Image, *, source: Path) -> Image.Image:
+    """Scale 16-bit greys to 8 bits; Pillow's own conversion would clip them at 255."""
+    if image.mode != "F" and not image.mode.startswith("I"):
+        return image
+    values = np.asarray(image)
+    if image.mode == "F" or values.min() < 0 or values.max() > 0xFFFF:
+        raise DataError(
+            f"{source}: pixels of more than 16 bits have no agreed white",
+            fix="save it as 8-bit PNG or JPEG",
+        )
+    return Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))
+
+
+def list_images(folder: Path) -> list[Path]:
+    """Return the images that lie directly in `folder`, in natural order (2 before 10).
+
+    Raises:
+        DataError: the folder is missing, cannot be read, or holds no images.
+    """
+    if not folder.is_dir():
+        what = "is not a folder" if folder.exists() else "does not exist"
+        raise DataError(f"{folder} {what}", fix="name a folder that holds photographs")
+    images = images_in(folder)
+    if not images:
+        raise DataError(
+            f"{folder} holds no images", fix=f"put photographs there: {' '.join(SUFFIXES)}"
+        )
+    return images
+
+
+def images_in(folder: Path) -> list[Path]:
+    """Return the images that lie directly in `folder`, possibly none; hidden files are no images.
+
+    Raises:
+        DataError: the folder cannot be read.
+    """
+    try:
+        files = [path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES]
+        return sorted((p for p in files if p.name[0] != "." and p.is_file()), key=natural_order)
+    except OSError as error:
+        raise DataError(
+            f"{folder} cannot be read: {error.strerror}", fix=f"chmod u+rx '{folder}'"
+        ) from error
+
+
+def natural_order(path: Path) -> tuple[list[str | int], str]:
+    """Return a sort key by which IMG_2 comes before IMG_10."""
+    parts = re.split(r"(\d+)", path.name.lower())
+    return [int(part) if part.isdecimal() else part for part in parts], path.name
