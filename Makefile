@@ -1,0 +1,38 @@
+# Two commands: `make run` does the main job, `make test` proves the code.
+#   make run                      on generated photographs
+#   make run DATA=/path/to/data   on ShanghaiTech (or $CROWDRT_DATA where it is set)
+
+PYTHON ?= python3
+RECIPE ?= csrnet-quarter
+DATA ?= $(CROWDRT_DATA)
+BIN := .venv/bin
+
+.PHONY: run test check clean
+
+run: .venv/.installed-run
+	$(BIN)/crowdrt run $(RECIPE) $(if $(DATA),--data "$(DATA)")
+
+test: .venv/.installed-dev
+	$(BIN)/python -m pytest -q
+
+check: .venv/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "crowdrt needs Python 3.11 or newer; name one: make run PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+
+.venv/.installed-run: .venv/bin/python pyproject.toml
+	$(BIN)/python -m pip install --quiet -e '.[cpu,train,report]'
+	@touch $@
+
+.venv/.installed-dev: .venv/.installed-run
+	$(BIN)/python -m pip install --quiet -e '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf .venv artifacts build dist *.egg-info

@@ -1,0 +1,145 @@
+"""Training batches: random crops with their density maps, a pure function of seed and step.
+
+Nothing is drawn from a global generator, so a run that was killed goes on with exactly the
+batches it would have seen.
+"""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageEnhance
+
+from crowdrt.contracts import Preprocessing, Sample, TrainingConfig
+from crowdrt.data.density import adaptive_sigma, density_map
+from crowdrt.data.images import read_image
+from crowdrt.errors import TrainingError
+
+FloatArray = npt.NDArray[np.float32]
+SIGMA_RANGE_PX = (4.0, 16.0)  # what a stride-8 map can show, and what a crop still holds
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One optimisation step's input."""
+
+    images: npt.NDArray[np.uint8]  # (B, C, crop, crop)
+    density: FloatArray  # (B, 1, crop / stride, crop / stride) people per cell
+
+
+@dataclass(frozen=True)
+class Annotated:
+    """A decoded photograph with what its crops need."""
+
+    image: Image.Image
+    heads: FloatArray  # (N, 2) x, y in pixels
+    sigma: FloatArray  # (N,) pixels
+
+
+class CropSource:
+    """Holds a training set in memory and cuts batches from it.
+
+    Args:
+        groups: samples by source; every group is drawn from equally often, so that a small data
+            set is not drowned by a large one.
+        preprocessing: of the network that learns.
+        density_stride: input pixels per density cell.
+        config: crop size, batch size, sigma and seed.
+    """
+
+    def __init__(
+        self,
+        groups: Sequence[Sequence[Sample]],
+        preprocessing: Preprocessing,
+        density_stride: int,
+        config: TrainingConfig,
+    ) -> None:
+        self._groups = [list(group) for group in groups if group]
+        if not self._groups:
+            raise TrainingError(
+                "there is no annotated photograph to learn from",
+                fix="name a data set with --data DIR, or generate one: crowdrt synthesize -o DIR",
+            )
+        self._preprocessing = preprocessing
+        self._stride = density_stride
+        self._config = config
+        self._decoded: dict[tuple[int, int], Annotated] = {}
+
+    def batch(self, step: int) -> Batch:
+        """Return the batch of this step; the same step always gives the same batch."""
+        rng = np.random.default_rng([self._config.seed, step])
+        crops = [self._crop(rng) for _ in range(self._config.batch_size)]
+        images, density = zip(*crops, strict=True)
+        return Batch(images=np.stack(images), density=np.stack(density)[:, None])
+
+    def _crop(self, rng: np.random.Generator) -> tuple[npt.NDArray[np.uint8], FloatArray]:
+        group = int(rng.integers(len(self._groups)))
+        photo = self._load(group, int(rng.integers(len(self._groups[group]))))
+        crop = self._config.crop_px
+        smallest = crop / min(photo.image.size)
+        scale = max(smallest, float(np.exp(rng.uniform(np.log(0.6), np.log(1.5)))))
+        side = crop / scale  # pixels of the photograph that the crop covers
+        left = rng.uniform(0, max(photo.image.width - side, 0))
+        top = rng.uniform(0, max(photo.image.height - side, 0))
+        heads = (photo.heads - np.float32([left, top])) * np.float32(scale)
+        image = photo.image.resize(
+            (crop, crop),
+            Image.Resampling.BILINEAR,
+            box=(left, top, min(left + side, photo.image.width), min(top + side, photo.image.height)),
+            reducing_gap=2.0,
+        )
+        if rng.random() < 0.5:
+            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+            heads = heads * np.float32([-1, 1]) + np.float32([crop - 1, 0])
+        density = density_map(
+            heads,
+            height=crop,
+            width=crop,
+            sigma=np.clip(photo.sigma * scale, *SIGMA_RANGE_PX).astype(np.float32),
+            stride=self._stride,
+        )
+        return to_array(vary_colours(image, rng)), density
+
+    def _load(self, group: int, index: int) -> Annotated:
+        key = (group, index)
+        if key not in self._decoded:
+            self._decoded[key] = self._decode(self._groups[group][index])
+        return self._decoded[key]
+
+    def _decode(self, sample: Sample) -> Annotated:
+        pixels = read_image(sample.image, self._preprocessing.channels)
+        image = Image.fromarray(pixels[0] if pixels.shape[0] == 1 else pixels.transpose(1, 2, 0))
+        heads = sample.heads
+        if heads is None:
+            raise TrainingError(
+                f"{sample.image} has no annotated heads",
+                fix="remove it from the training folder, or add its .heads.json",
+            )
+        if self._config.sigma_px > 0:
+            sigma = np.full(len(heads), self._config.sigma_px, np.float32)
+        else:
+            sigma = adaptive_sigma(heads).astype(np.float32)
+        return Annotated(image, heads.astype(np.float32), sigma)
+
+
+def vary_colours(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """Change brightness, contrast and colour a little; one crop in eight turns grey."""
+    image = ImageEnhance.Brightness(image).enhance(rng.uniform(0.7, 1.3))
+    image = ImageEnhance.Contrast(image).enhance(rng.uniform(0.7, 1.3))
+    grey = rng.random() < 0.125
+    compress = rng.random() < 0.2
+    if image.mode == "RGB":
+        image = ImageEnhance.Color(image).enhance(0.0 if grey else rng.uniform(0.6, 1.4))
+    if compress:  # cameras differ in how hard they compress
+        encoded = io.BytesIO()
+        image.save(encoded, "JPEG", quality=int(rng.integers(40, 90)))
+        image = Image.open(encoded)
+    return image
+
+
+def to_array(image: Image.Image) -> npt.NDArray[np.uint8]:
+    """Return a decoded image as uint8 (C, H, W)."""
+    pixels = np.asarray(image)
+    return np.ascontiguousarray(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1))

@@ -1,0 +1,64 @@
+"""Counting errors of a network in PyTorch, on whole photographs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from crowdrt.contracts import Preprocessing, Sample
+from crowdrt.data.preprocess import load_feed
+
+
+@dataclass(frozen=True)
+class CountErrors:
+    """Errors in people over a set of photographs."""
+
+    mae: float
+    rmse: float
+    bias: float  # predicted minus annotated, mean
+    num_images: int
+
+
+def normalise(images: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """(B, C, H, W) uint8 grey levels -> float32 as the network wants them."""
+    shape = (1, -1, 1, 1)
+    mean = torch.tensor(preprocessing.mean, device=images.device).view(shape)
+    std = torch.tensor(preprocessing.std, device=images.device).view(shape)
+    return (images.float() - mean) / std
+
+
+def count_errors(
+    model: nn.Module,
+    samples: Sequence[Sample],
+    preprocessing: Preprocessing,
+    *,
+    device: torch.device | str = "cpu",
+) -> CountErrors:
+    """Count every photograph whole and compare with its annotation."""
+    differences = []
+    model.eval()
+    with torch.inference_mode():
+        for sample in samples:
+            feed = torch.from_numpy(load_feed(sample.image, preprocessing)).to(device)
+            image = normalise(feed, preprocessing).contiguous(memory_format=torch.channels_last)
+            differences.append(model(image).float().sum().item() - (sample.annotated or 0))
+    return errors_of(differences)
+
+
+def errors_of(differences: Sequence[float]) -> CountErrors:
+    """Summarise predicted-minus-annotated differences, one per photograph."""
+    array = np.asarray(differences, dtype=np.float64)
+    return CountErrors(
+        mae=float(np.abs(array).mean()),
+        rmse=float(np.sqrt((array**2).mean())),
+        bias=float(array.mean()),
+        num_images=len(array),
+    )
+
+
+def constant_mean_errors(train: Sequence[Sample], test: Sequence[Sample]) -> CountErrors:
+    """Errors of answering every photograph with the training set's mean count."""
+    mean = float(np.mean([sample.annotated or 0 for sample in train]))
+    return errors_of([mean - (sample.annotated or 0) for sample in test])

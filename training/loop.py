@@ -1,0 +1,210 @@
+"""The training loop: crops in, the best network by validation error out, resumable.
+
+A plain first version for one process. The batch of a step depends on the seed and the step
+alone, and a checkpoint holds everything else, so a killed run goes on as if nothing happened.
+"""
+
+import json
+import math
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric import Fabric
+from rich.progress import Progress, TaskID
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from crowdrt.console import progress_bar, say
+from crowdrt.contracts import Artifact, Sample, TrainingConfig
+from crowdrt.manifest import fingerprint, reusable, write_manifest
+from crowdrt.models import build_model
+from crowdrt.models.weights import save_weights
+from crowdrt.training.batch_norm import add_batch_norm, fold_batch_norm
+from crowdrt.training.checkpoint import load_checkpoint, save_checkpoint
+from crowdrt.training.crops import Batch, CropSource
+from crowdrt.training.evaluate import CountErrors, count_errors, normalise
+from crowdrt.training.losses import density_loss
+
+EMA_DECAY = 0.998
+WARM_UP_STEPS = 200
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """Photographs to learn from, by source, and photographs to choose the best network by."""
+
+    groups: tuple[tuple[Sample, ...], ...]
+    validation: tuple[Sample, ...]
+
+
+class Run:
+    """One network being trained: its modules, its optimizer and where it stands."""
+
+    def __init__(self, network: str, width: Fraction, config: TrainingConfig) -> None:
+        self.network, self.width, self.config = network, width, config
+        torch.manual_seed(config.seed)
+        self.fabric = Fabric(accelerator="auto", devices=1, precision="bf16-mixed")
+        model = build_model(network, width)
+        self.preprocessing = model.preprocessing
+        self.density_stride = model.density_stride
+        if config.batch_norm:
+            add_batch_norm(model)
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        optimizer = torch.optim.AdamW(
+            model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+        )
+        self.model, self.optimizer = self.fabric.setup(model, optimizer)
+        self.average = AveragedModel(
+            self.model.module, multi_avg_fn=get_ema_multi_avg_fn(EMA_DECAY), use_buffers=True
+        )
+        self.step = 0
+        self.best_mae = math.inf
+
+    @property
+    def modules(self) -> dict[str, nn.Module]:
+        """What a checkpoint holds."""
+        return {"model": self.model.module, "average": self.average}
+
+    def learn(self, batch: Batch) -> float:
+        """Take one optimisation step and return its loss."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.step, self.config)
+        self.model.train()
+        images = torch.from_numpy(batch.images).to(self.fabric.device)
+        target = torch.from_numpy(batch.density).to(self.fabric.device)
+        pixels = normalise(images, self.preprocessing)
+        predicted = self.model(pixels.contiguous(memory_format=torch.channels_last))
+        loss = density_loss(predicted.float(), target)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.fabric.backward(loss)
+        self.fabric.clip_gradients(self.model, self.optimizer, max_norm=10.0)
+        self.optimizer.step()
+        self.average.update_parameters(self.model.module)
+        self.step += 1
+        return float(loss.detach())
+
+    def shipped(self) -> nn.Module:
+        """Return the averaged network as it ships: normalisation folded, on the CPU."""
+        model = build_model(self.network, self.width)
+        if self.config.batch_norm:
+            add_batch_norm(model)
+        model.load_state_dict(self.average.module.state_dict())
+        return fold_batch_norm(model).to("cpu")
+
+    def validate(self, samples: Sequence[Sample]) -> CountErrors:
+        """Errors of the averaged network."""
+        model = self.shipped().to(self.fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return count_errors(model, samples, self.preprocessing, device=self.fabric.device)
+
+
+def learning_rate(step: int, config: TrainingConfig) -> float:
+    """Linear warm-up, then a cosine down to a hundredth."""
+    warm = min(1.0, (step + 1) / WARM_UP_STEPS)
+    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, step / config.steps)))
+    return config.learning_rate * warm * (0.01 + 0.99 * cosine)
+
+
+def train(
+    network: str,
+    width: Fraction,
+    config: TrainingConfig,
+    data: TrainingSet,
+    out: Path,
+    *,
+    save_every: int = 250,
+    validate_every: int = 1000,
+) -> Artifact:
+    """Train a network and leave the best one at `out/weights.safetensors`.
+
+    Args:
+        network, width: what to build.
+        config: steps, batch, crops, learning rate, seed.
+        data: what to learn from, and what to choose the best network by.
+        out: folder for the weights, `checkpoint.safetensors` and `metrics.jsonl`.
+        save_every: steps between checkpoints; a killed run loses at most these.
+        validate_every: steps between validations.
+    """
+    made_from = {
+        "network": network,
+        "width": str(width),
+        "config": asdict(config),
+        "images": images_of(data),
+    }
+    weights, checkpoint = out / "weights.safetensors", out / "checkpoint.safetensors"
+    if done := reusable(weights, made_from=made_from):
+        return done
+    run = Run(network, width, config)
+    best = out / "best.safetensors"
+    if checkpoint.is_file():
+        resume(run, checkpoint, key=fingerprint(made_from))
+    source = CropSource(data.groups, run.preprocessing, run.density_stride, config)
+    with progress_bar() as bar:
+        task = bar.add_task("training", total=config.steps, completed=run.step, note="")
+        for loss in steps(run, source):
+            show(bar, task, run, loss)
+            last = run.step == config.steps
+            if run.step % validate_every == 0 or last:
+                keep_best(run, data.validation, out, best, loss)
+            if run.step % save_every == 0 or last:
+                facts = {"step": run.step, "best_mae": run.best_mae, "key": fingerprint(made_from)}
+                save_checkpoint(checkpoint, run.modules, run.optimizer, facts)
+    best.replace(weights)
+    artifact = write_manifest(
+        weights, kind="weights", made_from=made_from, facts={"validation_mae": run.best_mae}
+    )
+    checkpoint.unlink()
+    return artifact
+
+
+def steps(run: Run, source: CropSource) -> Iterator[float]:
+    """Learn step by step; the next batch is cut while this one is learned."""
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(source.batch, run.step)
+        while run.step < run.config.steps:
+            batch = coming.result()
+            coming = pool.submit(source.batch, run.step + 1)
+            yield run.learn(batch)
+
+
+def resume(run: Run, checkpoint: Path, *, key: str) -> None:
+    """Go on where a killed run stood, if it was the same run; otherwise start over."""
+    facts = load_checkpoint(checkpoint, run.modules, run.optimizer, key=key)
+    if facts is None:
+        say(f"{checkpoint} is of another recipe or other images: starting from step 0")
+        return
+    run.step, run.best_mae = int(facts["step"]), float(facts["best_mae"])
+    say(f"resuming at step {run.step}")
+
+
+def keep_best(
+    run: Run, validation: Sequence[Sample], out: Path, best: Path, loss: float
+) -> None:
+    """Validate, log one line, and keep the weights when they are the best so far."""
+    errors = run.validate(validation)
+    line: dict[str, Any] = {"step": run.step, "loss": loss, "time": time.time(), **asdict(errors)}
+    with (out / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps(line) + "\n")
+    say(f"step {run.step}: validation MAE {errors.mae:.2f}, bias {errors.bias:+.2f}")
+    if errors.mae < run.best_mae or not best.is_file():
+        run.best_mae = errors.mae
+        save_weights(run.shipped(), best, network=run.network, width=run.width, facts=line)
+
+
+def show(bar: Progress, task: TaskID, run: Run, loss: float) -> None:
+    """Update the progress line."""
+    note = f"loss {loss:.2f}" + ("" if math.isinf(run.best_mae) else f", MAE {run.best_mae:.1f}")
+    bar.update(task, completed=run.step, note=note)
+
+
+def images_of(data: TrainingSet) -> dict[str, Any]:
+    """Name the photographs, so that another set is never taken for this one."""
+    return {
+        "groups": [[f"{s.image.name}:{s.annotated}" for s in group] for group in data.groups],
+        "validation": [f"{s.image.name}:{s.annotated}" for s in data.validation],
+    }
