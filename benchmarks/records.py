@@ -1,0 +1,84 @@
+"""Measurements as JSON Lines: one row per line, appended and never rewritten."""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from crowdrt.contracts import Measurement
+from crowdrt.errors import BenchmarkError
+from crowdrt.manifest import cannot_write
+
+SCHEMA = 1  # raise it when a field changes its meaning or goes
+
+
+def append_records(path: Path, rows: Sequence[Measurement]) -> None:
+    """Add the rows at the end of `path`, all of them or none.
+
+    They go out in one write to a file opened for appending, so that two races that end together
+    cannot mix their lines. A disk that fills up in the middle leaves the file as it was.
+    """
+    text = "".join(record_line(row) + "\n" for row in rows).encode()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab", buffering=0) as file:
+            size = file.tell()
+            try:
+                if file.write(text) != len(text):
+                    raise OSError(None, "the disk took only a part")
+                os.fsync(file.fileno())
+            except OSError:
+                file.truncate(size)
+                raise
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
+def read_records(path: Path) -> list[Measurement]:
+    """Return every row of `path`, oldest first."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BenchmarkError(
+            f"{path} cannot be read: {error}",
+            fix="write records with crowdrt profile ENGINE --size HxW, or name another file",
+        ) from error
+    return [
+        parse_record(line, source=f"{path}, line {number}")
+        for number, line in enumerate(lines, start=1)
+        if line.strip()
+    ]
+
+
+def record_line(row: Measurement) -> str:
+    """Return the row as one line of JSON."""
+    return json.dumps({"schema": SCHEMA, **asdict(row)}, sort_keys=True)
+
+
+def parse_record(line: str, *, source: str) -> Measurement:
+    """Read what `record_line` wrote; `source` names the file and line in the error."""
+    try:
+        fields: dict[str, Any] = json.loads(line)
+        schema = fields.pop("schema")
+    except (ValueError, AttributeError, KeyError, TypeError) as error:
+        raise _broken(source, error) from error
+    if schema != SCHEMA:
+        raise BenchmarkError(
+            f"{source}: schema {schema!r} is not {SCHEMA}, the one this version writes",
+            fix="update crowdrt: pip install -U crowdrt; or measure again into another file",
+        )
+    try:
+        height, width = fields.pop("size")
+        samples = tuple(float(sample) for sample in fields.pop("samples_ms"))
+        return Measurement(size=(int(height), int(width)), samples_ms=samples, **fields)
+    except (ValueError, TypeError, KeyError) as error:
+        raise _broken(source, error) from error
+
+
+def _broken(source: str, error: Exception) -> BenchmarkError:
+    return BenchmarkError(
+        f"{source}: not a whole record ({type(error).__name__}: {error})",
+        fix="delete that line; a record cannot be mended, only measured again",
+    )

@@ -1,0 +1,179 @@
+"""One contender in a process of its own: it runs when told to, and is idle otherwise.
+
+The parent (`race.py`) starts each process with the thread counts in its environment, before
+anything is imported, because libraries read them once.
+"""
+
+import os
+import resource
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from crowdrt.benchmarks.feeds import feeds_for
+from crowdrt.contracts import Feeds, UInt8Image
+from crowdrt.errors import BenchmarkError, CrowdRTError
+
+if TYPE_CHECKING:
+    from crowdrt.engines.base import Engine
+
+# One image, one engine: sums may differ by the order in which threads add, and by no more.
+ANSWER_RTOL, ANSWER_ATOL = 1e-4, 1e-3
+
+Answer = dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WarmUp:
+    """An engine is warm after this many runs and this long, but never later than `max_s`."""
+
+    runs: int = 5
+    seconds: float = 1.0
+    max_s: float = 8.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Visit:
+    """What one visit measured."""
+
+    samples_ms: tuple[float, ...]
+    wall_s: float  # of the timed runs
+    cpu_s: float  # that this process used meanwhile, over all its threads
+    busy_s: float | None  # that the whole machine was busy or stolen from; None if unknown
+    peak_mib: float  # of this process so far
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """Why a contender can run no more."""
+
+    reason: str
+
+
+def serve(
+    connection: Connection, opener: Callable[[], "Engine"], image: UInt8Image, warm_up: WarmUp
+) -> None:
+    """Open the engine, warm it up, then answer each number of runs with a `Visit`.
+
+    The process ends with its parent: a closed connection is the order to stop. Ctrl-C reaches
+    the parent alone.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.dup2(sys.stderr.fileno(), 1)  # stdout belongs to the parent's result
+    try:
+        runner = Runner(opener(), image)
+        connection.send(runner.warm_up(warm_up))
+        while (num_runs := connection.recv()) is not None:
+            connection.send(runner.visit(num_runs))
+    except (EOFError, BrokenPipeError):
+        return
+    except CrowdRTError as error:
+        connection.send(Failure(reason=f"{error.problem} (fix: {error.fix})"))
+    except Exception as error:  # noqa: BLE001 - whatever an engine raises becomes its row's verdict
+        connection.send(Failure(reason=f"{type(error).__name__}: {error}"))
+
+
+class Runner:
+    """An engine, its input, and the answer that every run must repeat."""
+
+    def __init__(self, engine: "Engine", image: UInt8Image) -> None:
+        self._engine = engine
+        self._feeds = feeds_for(engine, image)
+        self._answer = answer_of(engine.run(self._feeds))
+
+    def warm_up(self, rule: WarmUp) -> Visit:
+        """Run until `rule` is content; the samples tell the parent how long a run takes."""
+        samples: list[float] = []
+        start = time.perf_counter()
+        while (elapsed := time.perf_counter() - start) < rule.max_s:
+            if elapsed >= rule.seconds and len(samples) >= rule.runs:
+                break
+            samples.append(self._timed_run())
+        return Visit(
+            samples_ms=tuple(samples),
+            wall_s=elapsed,
+            cpu_s=time.process_time(),
+            busy_s=None,
+            peak_mib=peak_mib(),
+        )
+
+    def visit(self, num_runs: int) -> Visit:
+        """Time `num_runs` runs, from uint8 in host memory to the count in host memory.
+
+        Several runs are a fast engine's burst, and a run that is not timed comes before them: the
+        others have meanwhile emptied the caches. A single run is long enough not to care.
+        """
+        if num_runs > 1:
+            self._engine.run(self._feeds)
+        wall, cpu, busy = time.perf_counter(), time.process_time(), machine_busy_s()
+        samples = tuple(self._timed_run() for _ in range(num_runs))
+        busy_after = machine_busy_s()
+        return Visit(
+            samples_ms=samples,
+            wall_s=time.perf_counter() - wall,
+            cpu_s=time.process_time() - cpu,
+            busy_s=None if busy is None or busy_after is None else busy_after - busy,
+            peak_mib=peak_mib(),
+        )
+
+    def _timed_run(self) -> float:
+        start = time.perf_counter_ns()
+        outputs = self._engine.run(self._feeds)
+        elapsed = time.perf_counter_ns() - start
+        check_answer(answer_of(outputs), self._answer)
+        return elapsed / 1e6
+
+
+def answer_of(outputs: Feeds) -> Answer:
+    """Reduce each output to its sum; anything but finite numbers is an error."""
+    answer = {name: float(np.sum(array, dtype=np.float64)) for name, array in outputs.items()}
+    for name, total in answer.items():
+        if not np.isfinite(total):
+            raise BenchmarkError(
+                f"output {name!r} holds values that are not finite",
+                fix="check the engine with crowdrt count on one photograph",
+            )
+    return answer
+
+
+def check_answer(answer: Answer, reference: Answer) -> None:
+    """Refuse an engine that answers the same image differently from its first run."""
+    for name, expected in reference.items():
+        drift = abs(answer[name] - expected)
+        if drift > ANSWER_ATOL + ANSWER_RTOL * abs(expected):
+            raise BenchmarkError(
+                f"output {name!r} summed to {expected:.6g} at first and to {answer[name]:.6g} later"
+                " for the same image",
+                fix="find the race in the engine before timing it",
+            )
+
+
+def machine_busy_s() -> float | None:
+    """Return the CPU seconds that all processes and other virtual machines used since boot."""
+    try:
+        fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
+        user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, fields[:8])
+        return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError):
+        return None
+
+
+def peak_mib() -> float:
+    """Return this process's peak resident memory in MiB.
+
+    `VmHWM` belongs to this process alone; `ru_maxrss` can start from the parent's.
+    """
+    try:
+        status = Path("/proc/self/status").read_text()
+        line = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) / 1024
+    except (OSError, StopIteration):
+        unit = 2**20 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit

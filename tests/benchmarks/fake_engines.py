@@ -1,0 +1,103 @@
+"""Engines with planted faults. Workers import this module too: see conftest.py."""
+
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+
+from crowdrt.contracts import IMAGENET, Feeds, GraphInfo, TensorSpec
+from crowdrt.errors import EngineError
+
+INFO = GraphInfo(network="csrnet", width="1/4", preprocessing=IMAGENET, density_stride=8)
+
+
+class FakeEngine:
+    """Counts one person per 64 pixels of grey level 255, after `run_s` of doing nothing."""
+
+    inputs = (TensorSpec(name="image", shape=("n", 3, "h", "w"), dtype="uint8"),)
+    outputs = (
+        TensorSpec(name="density", shape=("n", 1, "h8", "w8"), dtype="float32"),
+        TensorSpec(name="count", shape=("n",), dtype="float32"),
+    )
+    info: GraphInfo | None = INFO
+
+    def __init__(self, run_s: float = 0.0, log: str = "", name: str = "") -> None:
+        self.run_s, self.log, self.name, self.num_runs = run_s, log, name, 0
+
+    def run(self, feeds: Feeds) -> Feeds:
+        self.num_runs += 1
+        time.sleep(self.run_s)
+        if self.log:
+            with Path(self.log).open("a") as file:
+                file.write(self.name + "\n")
+        return self.outputs_for(feeds["image"])
+
+    def outputs_for(self, image: np.ndarray) -> Feeds:
+        n, c, height, width = image.shape
+        cells = image.reshape(n, c, height // 8, 8, width // 8, 8).mean(axis=(1, 3, 5))
+        density = (cells[:, None] / 255).astype(np.float32)
+        return {"density": density, "count": density.sum(axis=(1, 2, 3))}
+
+
+class SizedEngine(FakeEngine):
+    """Takes 64x96 only."""
+
+    inputs = (TensorSpec(name="image", shape=(1, 3, 64, 96), dtype="uint8"),)
+
+
+class NanEngine(FakeEngine):
+    def outputs_for(self, image: np.ndarray) -> Feeds:
+        outputs = super().outputs_for(image)
+        return {**outputs, "count": outputs["count"] * np.float32("nan")}
+
+
+class DriftingEngine(FakeEngine):
+    """Right at first, then a little more every run."""
+
+    def outputs_for(self, image: np.ndarray) -> Feeds:
+        outputs = super().outputs_for(image)
+        return {**outputs, "count": outputs["count"] * np.float32(1 + self.num_runs / 100)}
+
+
+class RaisingEngine(FakeEngine):
+    def run(self, _feeds: Feeds) -> Feeds:
+        raise RuntimeError("the kernel is not implemented")
+
+
+class DyingEngine(FakeEngine):
+    """Its process disappears, as one does that the kernel killed for lack of memory."""
+
+    def run(self, feeds: Feeds) -> Feeds:
+        if self.num_runs == 8:
+            os.kill(os.getpid(), 9)
+        return super().run(feeds)
+
+
+class SlowerEngine(FakeEngine):
+    """Each run takes longer than the one before."""
+
+    def run(self, feeds: Feeds) -> Feeds:
+        self.run_s += 0.002
+        return super().run(feeds)
+
+
+class HangingEngine(FakeEngine):
+    def run(self, feeds: Feeds) -> Feeds:
+        time.sleep(3600)
+        return super().run(feeds)
+
+
+class PrintingEngine(FakeEngine):
+    def run(self, feeds: Feeds) -> Feeds:
+        print("noise of a library on stdout", flush=True)
+        return super().run(feeds)
+
+
+def refuse_to_open(problem: str) -> FakeEngine:
+    raise EngineError(problem, fix="build it")
+
+
+def expect_threads(expected: str) -> FakeEngine:
+    assert os.environ["OMP_NUM_THREADS"] == expected
+    return FakeEngine()

@@ -1,0 +1,222 @@
+import collections
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import fake_engines
+import numpy as np
+import pytest
+
+from crowdrt.benchmarks.race import Contender, RaceConfig, race
+from crowdrt.benchmarks.worker import WarmUp
+from crowdrt.errors import BenchmarkError
+
+FAST = RaceConfig(
+    num_threads=1,
+    budget_s=0.4,
+    max_rounds=4,
+    visit_s=0.01,
+    settle_s=0.0,
+    timeout_s=60,
+    warm_up=WarmUp(runs=2, seconds=0.0, max_s=1.0),
+)
+
+
+def contender(name: str, opener) -> Contender:
+    return Contender(
+        name=name,
+        network="csrnet",
+        width="1/4",
+        engine="fake",
+        engine_version="1",
+        precision="fp32",
+        open=opener,
+    )
+
+
+def test_every_sample_of_every_contender_is_kept(photograph):
+    rows = race(
+        [
+            contender("slow", partial(fake_engines.FakeEngine, 0.02)),
+            contender("fast", partial(fake_engines.FakeEngine, 0.002)),
+        ],
+        photograph,
+        FAST,
+    )
+    slow, fast = rows
+    assert [row.name for row in rows] == ["slow", "fast"]
+    assert 0.02 <= slow.median_ms / 1000 < 0.04
+    assert 0.002 <= fast.median_ms / 1000 < 0.01
+    assert len(slow.samples_ms) == 4  # one run per visit
+    assert len(fast.samples_ms) > 8  # bursts
+    assert slow.size == (64, 96)
+    assert slow.num_threads == 1
+    assert slow.run_id == fast.run_id
+    assert slow.peak_mib > 5
+    assert slow.machine["num_cores"] == len(os.sched_getaffinity(0))
+
+
+def test_contenders_alternate_in_a_new_order_every_round(photograph, tmp_path):
+    log = tmp_path / "order"
+    names = ["a", "b", "c"]
+    openers = [partial(fake_engines.FakeEngine, 0.0, str(log), name) for name in names]
+    config = replace(FAST, visit_s=0.0, min_rounds=8, max_rounds=8)
+
+    race([contender(n, o) for n, o in zip(names, openers, strict=True)], photograph, config)
+
+    timed = log.read_text().split()[-8 * 3 :]
+    rounds = ["".join(timed[i : i + 3]) for i in range(0, len(timed), 3)]
+    assert all(sorted(order) == names for order in rounds)
+    assert len(set(rounds)) > 2
+
+
+def test_the_same_seed_gives_the_same_order(photograph, tmp_path):
+    orders = []
+    for run in ("first", "second"):
+        log = tmp_path / run
+        openers = [partial(fake_engines.FakeEngine, 0.0, str(log), name) for name in "ab"]
+        config = replace(FAST, visit_s=0.0, min_rounds=5, max_rounds=5, seed=3)
+        race([contender(str(i), o) for i, o in enumerate(openers)], photograph, config)
+        orders.append(log.read_text().split()[-10:])
+    assert orders[0] == orders[1]
+
+
+def test_few_rounds_when_the_budget_is_small(photograph):
+    slow = contender("slow", partial(fake_engines.FakeEngine, 0.05))
+    (row,) = race([slow], photograph, replace(FAST, budget_s=0.01, min_rounds=3))
+    assert len(row.samples_ms) == 3
+
+
+FAULTS = {
+    "NanEngine": "not finite",
+    "DriftingEngine": "for the same image",
+    "RaisingEngine": "RuntimeError: the kernel is not implemented",
+    "DyingEngine": "SIGKILL, perhaps for lack of memory",
+}
+
+
+@pytest.mark.parametrize("engine", FAULTS)
+def test_a_broken_engine_fails_its_own_row_only(photograph, engine):
+    config = replace(FAST, min_rounds=6, max_rounds=6, visit_s=0.0)
+    good, bad = race(
+        [
+            contender("good", fake_engines.FakeEngine),
+            contender("bad", getattr(fake_engines, engine)),
+        ],
+        photograph,
+        config,
+    )
+    assert not good.verdict.startswith("failed")
+    assert len(good.samples_ms) == 6
+    assert bad.verdict.startswith("failed: ")
+    assert FAULTS[engine] in bad.verdict
+
+
+def test_an_engine_that_hangs_is_given_up(photograph):
+    config = replace(FAST, timeout_s=3.0)
+    with pytest.raises(BenchmarkError, match="no answer within 3 s"):
+        race([contender("hanging", fake_engines.HangingEngine)], photograph, config)
+
+
+def test_an_error_with_a_fix_keeps_it(photograph):
+    broken = contender("broken", partial(fake_engines.refuse_to_open, "no such file"))
+    with pytest.raises(BenchmarkError, match=r"no such file \(fix: build it\)"):
+        race([broken], photograph, FAST)
+
+
+def test_an_engine_that_slows_down_is_unstable(photograph):
+    config = replace(FAST, min_rounds=12, max_rounds=12, visit_s=0.0)
+    (row,) = race([contender("slower", fake_engines.SlowerEngine)], photograph, config)
+    assert row.verdict.startswith("unstable: ")
+    assert "median went from" in row.verdict
+
+
+def test_threads_are_fixed_before_anything_is_imported(photograph, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    threads = contender("threads", partial(fake_engines.expect_threads, "3"))
+    (row,) = race([threads], photograph, replace(FAST, num_threads=3))
+    assert not row.verdict.startswith("failed")
+    assert row.num_threads == 3
+    assert os.environ["OMP_NUM_THREADS"] == "7"
+
+
+def test_what_an_engine_prints_stays_off_stdout(photograph, capfd):
+    race([contender("noisy", fake_engines.PrintingEngine)], photograph, FAST)
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert "noise of a library" in err
+
+
+REFUSED = {
+    "nothing": ([], "nothing to race"),
+    "unpicklable": ([contender("lambda", lambda: fake_engines.FakeEngine())], "partial"),
+    "same name": ([contender("a", fake_engines.FakeEngine)] * 2, "share a name"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_race_that_means_nothing_is_refused(photograph, case):
+    contenders, words = REFUSED[case]
+    with pytest.raises(BenchmarkError, match=words):
+        race(contenders, photograph, FAST)
+
+
+@pytest.mark.parametrize(
+    "image", [np.zeros((3, 64, 96), np.uint8), np.ones((3, 64, 96), np.float32)], ids=str
+)
+def test_an_input_that_is_no_photograph_is_refused(image):
+    with pytest.raises(BenchmarkError, match="no photograph"):
+        race([contender("a", fake_engines.FakeEngine)], image, FAST)
+
+
+def test_ctrl_c_leaves_no_process_behind(tmp_path):
+    script = tmp_path / "endless.py"
+    script.write_text(
+        textwrap.dedent(f"""
+        import sys
+        sys.path.insert(0, {str(Path(__file__).parent)!r})
+        import numpy as np
+        from functools import partial
+        import fake_engines
+        from test_race import FAST, contender, race, replace
+
+        if __name__ == "__main__":
+            image = np.arange(3 * 64 * 96).astype(np.uint8).reshape(3, 64, 96)
+            names = [str(i) for i in range(2)]
+            engine = partial(fake_engines.FakeEngine, 0.01, sys.argv[1])
+            race([contender(n, partial(engine, name=n)) for n in names], image,
+                 replace(FAST, min_rounds=100000, max_rounds=100000))
+        """)
+    )
+    log = tmp_path / "log"
+    process = subprocess.Popen(
+        [sys.executable, str(script), str(log)], stderr=subprocess.PIPE, start_new_session=True
+    )
+    wait_for(lambda: log.exists() and len(collections.Counter(log.read_text().split())) == 2)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of them
+    _, err = process.communicate(timeout=20)
+
+    assert b"KeyboardInterrupt" in err
+    assert err.count(b"Traceback") == 1  # the workers end in silence
+    wait_for(lambda: not group_is_alive(process.pid))
+
+
+def wait_for(condition, timeout_s: float = 20.0) -> None:
+    end = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def group_is_alive(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True

@@ -1,0 +1,59 @@
+import os
+
+import numpy as np
+import pytest
+
+from crowdrt.benchmarks.verdict import judge
+from crowdrt.benchmarks.worker import Visit
+
+CORES = os.cpu_count() or 1
+
+
+def visits(samples_ms, *, cores_used=1.0, others=0.0) -> list[Visit]:
+    """One sample per visit; `others` is the share of the machine that others used."""
+    return [
+        Visit(
+            samples_ms=(ms,),
+            wall_s=ms / 1000,
+            cpu_s=cores_used * ms / 1000,
+            busy_s=(cores_used + others * CORES) * ms / 1000,
+            peak_mib=100.0,
+        )
+        for ms in samples_ms
+    ]
+
+
+STEADY = np.random.default_rng(0).normal(100, 2, 40)
+
+
+def test_a_steady_row_is_valid():
+    assert judge(visits(STEADY), num_threads=1) == "valid"
+
+
+def test_a_single_outlier_does_not_condemn_a_row():
+    assert judge(visits([*STEADY, 900.0]), num_threads=1) == "valid"
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        (visits([80, 120] * 20), "unstable: p10 to p90 spans 40 % of the median"),
+        (visits([100] * 20 + [111] * 20), "unstable: median went from 100 to 111 ms"),
+        (visits(STEADY, others=0.08), "shared: others used 8 % of the CPU meanwhile"),
+        (visits(STEADY, cores_used=3.0), "unstable: kept 3.0 cores busy, 1 allowed"),
+        (visits([100]), "unstable: one visit"),
+    ],
+)
+def test_a_doubtful_row_says_why(rows, words):
+    assert judge(rows, num_threads=1).startswith(words)
+
+
+def test_all_reasons_are_said():
+    verdict = judge(visits([100] * 20 + [150] * 20, others=0.5), num_threads=1)
+    assert verdict.count(",") == 1
+    assert "; shared: others used 50 %" in verdict
+
+
+def test_nothing_is_said_of_others_where_the_system_does_not_tell():
+    rows = [Visit(samples_ms=(ms,), wall_s=1, cpu_s=1, busy_s=None, peak_mib=1) for ms in STEADY]
+    assert judge(rows, num_threads=1) == "valid"
