@@ -1,0 +1,113 @@
+"""ONNX Runtime on the CPU: the default engine, and the one that needs no GPU."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import onnx
+
+from crowdrt.contracts import Feeds, GraphInfo, TensorSpec
+from crowdrt.engines.base import check_feeds, check_threads
+from crowdrt.engines.machine import cpu_may_saturate
+from crowdrt.errors import EngineError
+from crowdrt.lazy import require
+from crowdrt.onnx_file import read_onnx, stored_info
+
+# Threads spin between the operators of a run, and stop when it ends: left spinning they take
+# the cores from whatever runs next, another contender of a benchmark for one.
+SPINNING = {"session.intra_op.allow_spinning": "1", "session.force_spinning_stop": "1"}
+# 8-bit weights are shifted to unsigned: slower than u8 x s8, and exact without VNNI.
+EXACT_INT8 = {"session.x64quantprecision": "1"}
+
+DTYPES = {"float": "float32", "double": "float64"}
+
+
+class OrtEngine:
+    """Runs an ONNX file with ONNX Runtime's CPU provider."""
+
+    def __init__(
+        self,
+        model: Path | bytes,
+        *,
+        num_threads: int = 0,
+        optimise: bool = True,
+        config: Mapping[str, str] | None = None,
+    ) -> None:
+        """Load `model`.
+
+        Args:
+            model: an ONNX file, or its bytes (no external data).
+            num_threads: 0 lets ONNX Runtime use every core.
+            optimise: False runs the graph as it is written, node by node.
+            config: session settings; None chooses what is right for this graph and CPU.
+        """
+        ort = require("onnxruntime", extra="cpu")
+        check_threads(num_threads)
+        proto = read_onnx(model) if isinstance(model, Path) else onnx.load_from_string(model)
+        source = str(model) if isinstance(model, Path) else "the network"
+        self.info: GraphInfo | None = stored_info(proto, source=source)
+        self.config = dict(session_config(proto, self.info) if config is None else config)
+        options = session_options(ort, num_threads, self.config, optimise=optimise)
+        self._session = open_session(ort, model, options, source=source)
+        self.inputs = tuple(map(spec_of, self._session.get_inputs()))
+        self.outputs = tuple(map(spec_of, self._session.get_outputs()))
+
+    def run(self, feeds: Feeds) -> Feeds:
+        """Run the network on named arrays; see `Engine.run`."""
+        check_feeds(feeds, self.inputs, self.info)
+        names = [output.name for output in self.outputs]
+        return dict(zip(names, self._session.run(names, dict(feeds)), strict=True))
+
+
+def session_config(model: onnx.ModelProto, info: GraphInfo | None) -> dict[str, str]:
+    """Return the ONNX Runtime settings that are right for this graph on this CPU."""
+    exact = EXACT_INT8 if full_range_int8(model, info) and cpu_may_saturate() else {}
+    return {**SPINNING, **exact}
+
+
+def full_range_int8(model: onnx.ModelProto, info: GraphInfo | None) -> bool:
+    """Say whether the graph multiplies 8-bit weights; one that says nothing of it may."""
+    if info is not None:
+        return info.precision == "int8" and info.weight_bits > 7
+    return any("Linear" in node.op_type or "Integer" in node.op_type for node in model.graph.node)
+
+
+def session_options(
+    ort: ModuleType, num_threads: int, config: Mapping[str, str], *, optimise: bool
+) -> Any:
+    """Return ONNX Runtime session options."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = num_threads
+    options.log_severity_level = 3  # its errors reach the caller as exceptions
+    level = ort.GraphOptimizationLevel
+    options.graph_optimization_level = level.ORT_ENABLE_ALL if optimise else level.ORT_DISABLE_ALL
+    for key, value in config.items():
+        options.add_session_config_entry(key, value)
+    return options
+
+
+def open_session(ort: ModuleType, model: Path | bytes, options: Any, *, source: str) -> Any:
+    """Return an ONNX Runtime session, or say what it has against the network."""
+    # its exceptions have no common base of their own, and derive from Exception directly
+    try:
+        return ort.InferenceSession(
+            str(model) if isinstance(model, Path) else model,
+            options,
+            providers=["CPUExecutionProvider"],
+        )
+    except Exception as error:
+        raise EngineError(
+            f"ONNX Runtime {ort.__version__} cannot load {source}: {error}",
+            fix="export it again with a lower --opset, or: pip install -U onnxruntime",
+        ) from error
+
+
+def spec_of(arg: Any) -> TensorSpec:
+    """Turn ONNX Runtime's description of an input or output into ours."""
+    kind = str(arg.type).removeprefix("tensor(").removesuffix(")")
+    shape = tuple(
+        axis if isinstance(axis, int) else str(axis or f"axis{i}")
+        for i, axis in enumerate(arg.shape)
+    )
+    return TensorSpec(name=arg.name, shape=shape, dtype=DTYPES.get(kind, kind))

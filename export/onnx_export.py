@@ -1,0 +1,255 @@
+"""PyTorch -> one ONNX file that says everything about itself."""
+
+import contextlib
+import hashlib
+import io
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+from torch import nn
+
+from crowdrt import __version__
+from crowdrt.console import say
+from crowdrt.contracts import Artifact, GraphInfo, Size, UInt8Image
+from crowdrt.errors import ExportError
+from crowdrt.export.deploy import ShippedNetwork
+from crowdrt.export.parity import PROBE_SIZES, probe_images, prove_parity
+from crowdrt.export.simplify import simplify
+from crowdrt.manifest import reusable, write_manifest, write_whole
+from crowdrt.models.network import Network
+from crowdrt.onnx_file import set_info
+
+OPSETS = range(13, 21)  # 13 has per-channel Q/DQ; PyTorch's tracer ends at 20
+MIN_SIDE_PX = 32
+
+DYNAMIC_AXES = {
+    "image": {0: "batch", 2: "height", 3: "width"},
+    "density": {0: "batch", 2: "density_height", 3: "density_width"},
+    "count": {0: "batch"},
+}
+OUTPUTS = ["density", "count"]
+
+
+def export_onnx(
+    model: Network,
+    info: GraphInfo,
+    path: Path,
+    *,
+    size: Size | None,
+    opset: int = 17,
+    normalised_input: bool = False,
+    made_from: Mapping[str, Any] | None = None,
+    images: Sequence[UInt8Image] = (),
+) -> Artifact:
+    """Write `model` as ONNX, proven against PyTorch before the file takes its name.
+
+    Args:
+        model: a deployed network.
+        info: what the file is to say of itself.
+        path: the ONNX file; its manifest lies beside it.
+        size: fixed (height, width) for one image at a time, or None for any size and batch.
+        opset: 17 is the newest that TensorRT 8.6 reads.
+        normalised_input: leave normalisation to the caller, who then feeds float32.
+        made_from: what decided the weights, for the manifest; None hashes the network itself.
+        images: (1, C, H, W) padded photographs to prove parity on; none: made-up pictures.
+
+    Raises:
+        ExportError: a size or an opset that cannot be exported.
+        ParityError: the file does not answer as PyTorch does.
+    """
+    info = replace(info, normalised_input=normalised_input)
+    check_opset(opset)
+    check_export_size(size, info.preprocessing.stride)
+    made = {
+        "weights": dict(made_from) if made_from is not None else network_hash(model),
+        "info": asdict(info),
+        "size": size,
+        "opset": opset,
+        "crowdrt": __version__,
+        "torch": torch.__version__,
+    }
+    if (kept := reusable(path, made_from=made)) is not None:
+        return kept
+    shipped = ShippedNetwork(model, info.preprocessing, normalised_input=normalised_input)
+    proto, exporter = to_onnx(shipped, size, opset)
+    proto, note = simplify(describe(proto, info), simplify_probes(shipped, size))
+    say(f"{path.name}: {note}")
+    with write_whole(path) as temporary:
+        onnx.save(proto, temporary)
+        parity = prove_parity(model, temporary, images or _pictures(info, size))
+    facts = {
+        "nodes": len(proto.graph.node),
+        "exporter": exporter,
+        "simplification": note,
+        "parity": parity.to_facts(),
+    }
+    return write_manifest(path, kind="onnx", made_from=made, facts=facts)
+
+
+def check_opset(opset: int) -> None:
+    """Refuse an opset before any work is done."""
+    if opset not in OPSETS:
+        raise ExportError(
+            f"opset {opset} cannot be exported",
+            fix=f"use {OPSETS[0]} to {OPSETS[-1]}; 17 suits TensorRT 8.6 to 11 and ONNX Runtime",
+        )
+
+
+def check_export_size(size: Size | None, stride: int) -> None:
+    """Refuse a fixed size that no padded image can have."""
+    if size is None:
+        return
+    height, width = size
+    if min(size) < MIN_SIDE_PX:
+        raise ExportError(
+            f"size {height}x{width} px (height x width) is too small to hold a crowd",
+            fix=f"use at least {MIN_SIDE_PX} px on each side, for example --size 576x864",
+        )
+    if height % stride or width % stride:
+        down = "x".join(str(side // stride * stride) for side in size)
+        up = "x".join(str(-(-side // stride) * stride) for side in size)
+        raise ExportError(
+            f"size {height}x{width} px (height x width) is no multiple of {stride}, "
+            "to which images are padded",
+            fix=f"use --size {up} (images are padded to it), --size {down}, or --size dynamic",
+        )
+
+
+def network_hash(model: nn.Module) -> str:
+    """Return what tells two networks apart: their structure and every weight."""
+    digest = hashlib.sha256(repr(model).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def to_onnx(shipped: ShippedNetwork, size: Size | None, opset: int) -> tuple[onnx.ModelProto, str]:
+    """Return the graph and the name of the exporter that made it.
+
+    The tracer goes first: its files are plain and keep to the opset asked for. The newer
+    exporter takes over where tracing fails.
+    """
+    failures = []
+    for name, export in (("trace", _trace), ("dynamo", _dynamo)):
+        try:
+            with _quiet():
+                proto = export(shipped, _example(shipped, size), size is None, opset)
+            _check_opset_of(proto, opset)
+            return proto, name
+        except Exception as error:  # noqa: BLE001 - the exporters raise anything
+            failures.append(f"{name}: {(str(error).strip() or repr(error)).splitlines()[0]}")
+    raise ExportError(
+        f"{type(shipped.network).__name__} cannot be exported at opset {opset}: "
+        + "; ".join(failures),
+        fix="try a newer --opset (18 to 20), or a fixed --size",
+    )
+
+
+def _example(shipped: ShippedNetwork, size: Size | None) -> torch.Tensor:
+    # A batch of two: with one image, tracing could take a free batch for the constant 1.
+    height, width = size or PROBE_SIZES[0]
+    shape = (1 if size else 2, shipped.mean.shape[1], height, width)
+    if shipped.normalised_input:
+        return torch.randn(shape)
+    return torch.randint(0, 256, shape, dtype=torch.uint8)
+
+
+def _trace(shipped: nn.Module, image: torch.Tensor, dynamic: bool, opset: int) -> onnx.ModelProto:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "traced.onnx"
+        torch.onnx.export(
+            shipped,
+            (image,),
+            path,
+            dynamo=False,
+            opset_version=opset,
+            input_names=["image"],
+            output_names=OUTPUTS,
+            dynamic_axes=DYNAMIC_AXES if dynamic else None,
+        )
+        return onnx.load(path)
+
+
+def _dynamo(shipped: nn.Module, image: torch.Tensor, dynamic: bool, opset: int) -> onnx.ModelProto:
+    free = torch.export.Dim.DYNAMIC
+    program = torch.onnx.export(
+        shipped,
+        (image,),
+        dynamo=True,
+        opset_version=opset,
+        input_names=["image"],
+        output_names=OUTPUTS,
+        dynamic_shapes={"image": dict.fromkeys((0, 2, 3), free)} if dynamic else None,
+        verbose=False,
+    )
+    assert program is not None
+    proto: onnx.ModelProto = program.model_proto
+    if dynamic:
+        _name_axes(proto)
+    return proto
+
+
+def _name_axes(proto: onnx.ModelProto) -> None:
+    # the exporter invents names such as s26, or 8*height8, for the free axes
+    for value in (*proto.graph.input, *proto.graph.output):
+        for axis, name in DYNAMIC_AXES[value.name].items():
+            value.type.tensor_type.shape.dim[axis].dim_param = name
+    del proto.graph.value_info[:]
+
+
+def _check_opset_of(proto: onnx.ModelProto, opset: int) -> None:
+    # the newer exporter works at 18 and only warns when it cannot convert down
+    found = {entry.domain: entry.version for entry in proto.opset_import}.get("")
+    if found != opset:
+        raise ValueError(f"the exporter wrote opset {found}")
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    # stdout belongs to results, and what the exporters warn of is checked by running the file
+    sink = io.StringIO()
+    logging.disable(logging.WARNING)
+    try:
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(sink),
+            contextlib.redirect_stderr(sink),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def describe(proto: onnx.ModelProto, info: GraphInfo) -> onnx.ModelProto:
+    """Write into the graph who made it and what it is."""
+    # the oldest file format that holds this opset, so that older runtimes read it too
+    proto.ir_version = onnx.helper.find_min_ir_version_for(proto.opset_import)
+    proto.producer_name, proto.producer_version = "crowdrt", __version__
+    proto.graph.name = info.network
+    proto.doc_string = ""
+    del proto.metadata_props[:]
+    set_info(proto, info)
+    return proto
+
+
+def simplify_probes(shipped: ShippedNetwork, size: Size | None) -> list[dict[str, Any]]:
+    """Return feeds on which a simplified graph must answer as the original does."""
+    images = [
+        torch.randint(0, 256, (1, shipped.mean.shape[1], *each), dtype=torch.uint8)
+        for each in ((size,) if size else PROBE_SIZES)
+    ]
+    feeds = images if not shipped.normalised_input else [shipped.normalise(i) for i in images]
+    return [{"image": feed.numpy()} for feed in feeds]
+
+
+def _pictures(info: GraphInfo, size: Size | None) -> list[UInt8Image]:
+    return probe_images(info.preprocessing, [size, size] if size else PROBE_SIZES)

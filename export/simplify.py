@@ -1,0 +1,74 @@
+"""onnxsim, believed only after its graph has answered as the original did."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx
+
+from crowdrt.contracts import Feeds
+from crowdrt.engines.ort import OrtEngine
+from crowdrt.lazy import require
+
+RTOL = 1e-5  # of an output's largest value
+
+
+def simplify(model: onnx.ModelProto, probes: Sequence[Feeds]) -> tuple[onnx.ModelProto, str]:
+    """Return the simplified graph, or `model` itself, and a sentence that says which and why.
+
+    The graph is kept as it was when onnxsim is missing or fails, when inputs or outputs no
+    longer have their names, types and free axes, when the file grows, or when an output
+    changes on one of `probes`.
+    """
+    try:
+        simpler = _run_onnxsim(model)
+        reason = _objection(model, simpler, probes)
+    except Exception as error:  # noqa: BLE001 - whatever it has against the graph, ours works
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if reason is not None:
+        return model, f"kept as exported: {reason}"
+    before, after = len(model.graph.node), len(simpler.graph.node)
+    return simpler, f"simplified: {before} -> {after} nodes"
+
+
+def _run_onnxsim(model: onnx.ModelProto) -> onnx.ModelProto:
+    onnxsim = require("onnxsim", extra="train")
+    simpler, _ = onnxsim.simplify(model)
+    assert isinstance(simpler, onnx.ModelProto)
+    del simpler.metadata_props[:]  # its diary of what it did
+    simpler.metadata_props.extend(model.metadata_props)
+    return simpler
+
+
+def _objection(
+    model: onnx.ModelProto, simpler: onnx.ModelProto, probes: Sequence[Feeds]
+) -> str | None:
+    onnx.checker.check_model(simpler)
+    for old, new in (
+        (model.graph.input, simpler.graph.input),
+        (model.graph.output, simpler.graph.output),
+    ):
+        if [_signature(value) for value in old] != [_signature(value) for value in new]:
+            return "onnxsim changed the names, types or free axes of inputs or outputs"
+    if simpler.ByteSize() > 1.1 * model.ByteSize() + 2**16:
+        return f"onnxsim made the file {simpler.ByteSize() / model.ByteSize():.1f} times as large"
+    return _changed_output(model, simpler, probes)
+
+
+def _signature(value: onnx.ValueInfoProto) -> tuple[str, int, tuple[int | str, ...]]:
+    tensor = value.type.tensor_type
+    shape = tuple(axis.dim_param or axis.dim_value for axis in tensor.shape.dim)
+    return value.name, tensor.elem_type, shape
+
+
+def _changed_output(
+    model: onnx.ModelProto, simpler: onnx.ModelProto, probes: Sequence[Feeds]
+) -> str | None:
+    before, after = OrtEngine(model.SerializeToString()), OrtEngine(simpler.SerializeToString())
+    for feeds in probes:
+        was, now = before.run(feeds), after.run(feeds)
+        for name, value in was.items():
+            scale = float(np.abs(value).max())
+            change = float(np.abs(value - now[name]).max())
+            if not change <= RTOL * max(scale, 1e-12):
+                return f"onnxsim changed {name} by {change:.3g} where it is at most {scale:.3g}"
+    return None
