@@ -6,7 +6,7 @@ from pathlib import Path
 
 from crowdrt.contracts import Sample
 from crowdrt.data import folder, shanghaitech, ucf_cc_50
-from crowdrt.data.images import check_file, images_in
+from crowdrt.data.images import check_file, images_in, opening
 from crowdrt.errors import DataError
 
 MAX_DEPTH = 3  # a folder of data sets -> ShanghaiTech -> part_A -> train_data
@@ -22,12 +22,16 @@ def open_samples(path: Path) -> list[Sample]:
     Raises:
         DataError: the path is missing, holds no images, or holds several sets.
     """
-    if not path.is_dir():
+    if path.name in ("", ".."):  # `.` says nothing of where it is
+        path = path.resolve()
+    with opening(path):
+        is_folder = path.is_dir()
+    if not is_folder:
         check_file(path)
         return [open_image(path)]
-    for split in (path, path.resolve().parent):
-        if shanghaitech.truth_folder(split) and path.resolve() in (split.resolve(), images(split)):
-            return shanghaitech.read_split(split)
+    split = path.parent if path.name == "images" else path
+    if shanghaitech.truth_folder(split):
+        return shanghaitech.read_split(split)
     if any(path.glob("*_ann.mat")):
         return ucf_cc_50.ucf_cc_50(path)
     if not images_in(path):
@@ -35,14 +39,10 @@ def open_samples(path: Path) -> list[Sample]:
     return folder.photo_folder(path)
 
 
-def images(split: Path) -> Path:
-    """Return the folder of a split's images."""
-    return (split / "images").resolve()
-
-
 def open_image(path: Path) -> Sample:
     """Read the annotation of one image from wherever its layout keeps it."""
-    if path.parent.name == "images" and (truth := shanghaitech.truth_folder(path.parent.parent)):
+    parent = path.absolute().parent
+    if parent.name == "images" and (truth := shanghaitech.truth_folder(parent.parent)):
         return Sample(image=path, heads=shanghaitech.read_heads(path, truth))
     if ucf_cc_50.annotation_path(path).exists():
         return Sample(image=path, heads=ucf_cc_50.read_heads(path))

@@ -136,4 +136,5 @@ def adaptive_sigma(heads: FloatArray) -> npt.NDArray[np.float64]:
     points = np.asarray(heads, np.float64)
     nearest = spatial.cKDTree(points).query(points, k=NEIGHBOURS + 1)  # itself is the first
     distances: npt.NDArray[np.float64] = np.asarray(nearest[0])
-    return np.maximum(BETA * distances.sum(axis=1), MIN_SIGMA_PX)
+    sigma: npt.NDArray[np.float64] = np.maximum(BETA * distances.sum(axis=1), MIN_SIGMA_PX)
+    return sigma

@@ -10,6 +10,8 @@ from crowdrt.contracts import Sample
 from crowdrt.data.images import list_images
 from crowdrt.errors import DataError
 
+UNREADABLE = (OSError, ValueError, TypeError, LookupError, ArithmeticError, RecursionError)
+
 
 def photo_folder(folder: Path) -> list[Sample]:
     """Read every image that lies directly in `folder`, in natural order."""
@@ -34,13 +36,16 @@ def read_heads(image: Path) -> npt.NDArray[np.float32] | None:
     if not path.exists():
         return None
     try:
-        heads = np.asarray(json.loads(path.read_text())["heads"], np.float32)
-    except (OSError, ValueError, TypeError, LookupError, RecursionError) as error:
+        with np.errstate(over="ignore"):  # what overflows is no position, and is refused below
+            heads = np.asarray(json.loads(path.read_text("utf-8"))["heads"], np.float32)
+    except UNREADABLE as error:
         raise foreign(path, str(error)) from error
-    if heads.size == 0:
+    if heads.shape == (0,):
         return np.zeros((0, 2), np.float32)
-    if heads.ndim != 2 or heads.shape[1] != 2 or not np.isfinite(heads).all():
-        raise foreign(path, f"shape {heads.shape}, or a number that is not finite")
+    if heads.ndim != 2 or heads.shape[1] != 2:
+        raise foreign(path, f"an array of shape {heads.shape}")
+    if not np.isfinite(heads).all():
+        raise foreign(path, "a number that is not finite")
     return heads
 
 

@@ -5,6 +5,7 @@ import re
 import struct
 import warnings
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -54,38 +55,55 @@ def read_image(path: Path, channels: Channels) -> UInt8Image:
             with Image.open(path, formats=FORMATS) as image:
                 check_image_size((image.height, image.width), source=str(path))
                 image.load()
-                pixels = to_pixels(image, channels, source=path)
+                return to_pixels(image, channels, source=path)
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
             raise DataError(
-                f"{path}: too many pixels to be a photograph of a crowd: {error}",
+                f"{path} has too many pixels for a photograph: {error}",
                 fix=f"scale it to at most {Image.MAX_IMAGE_PIXELS:,} pixels, or remove it",
             ) from error
         except DAMAGED as error:
             raise unreadable(path, error) from error
-    return pixels
 
 
 def check_file(path: Path) -> None:
     """Refuse what cannot be opened as a file, before a decoder sees it."""
-    if path.is_dir():
-        raise DataError(
-            f"{path} is a folder, an image file was expected", fix=f"name a file in {path}"
-        )
-    if not path.exists():
-        raise DataError(f"{path} does not exist", fix="check the path; is the data set mounted?")
-    if not path.is_file():
-        raise DataError(f"{path} is no ordinary file", fix="save the photograph to a file first")
+    with opening(path):
+        if path.is_dir():
+            raise DataError(
+                f"{path} is a folder, an image file was expected", fix=f"name a file in {path}"
+            )
+        if not path.exists():
+            raise DataError(f"{path} does not exist", fix="check the path")
+        if not path.is_file():  # reading a pipe would wait for ever
+            raise DataError(f"{path} is no ordinary file", fix="save the image to a file first")
+
+
+@contextlib.contextmanager
+def opening(path: Path) -> Iterator[None]:
+    """Turn what the operating system refuses into an error that names `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise cannot_open(path, error) from error
+
+
+def cannot_open(path: Path, error: OSError) -> DataError:
+    """Return the error for what the operating system refuses."""
+    return DataError(
+        f"{path} cannot be opened: {error.strerror or error}",
+        fix=f"check the path and who may read it: ls -ld '{path}'",
+    )
 
 
 def unreadable(path: Path, error: BaseException) -> DataError:
     """Return the error for a file that the decoders refuse."""
-    if isinstance(error, PermissionError):
-        return DataError(f"{path} may not be read: permission denied", fix=f"chmod u+r '{path}'")
     if isinstance(error, UnidentifiedImageError):
         return DataError(
             f"{path} is not an image that can be read",
             fix="use JPEG, PNG, BMP, TIFF, WebP, GIF, PGM or PPM; `file` tells what it holds",
         )
+    if isinstance(error, OSError) and error.strerror:  # Pillow's own have a message only
+        return cannot_open(path, error)
     return DataError(
         f"{path} is damaged: {error}", fix="copy or download it again, or remove it from the folder"
     )
@@ -108,13 +126,13 @@ def to_pixels(image: Image.Image, channels: Channels, *, source: Path) -> UInt8I
 
 def eight_bit(image: Image.Image, *, source: Path) -> Image.Image:
     """Scale 16-bit greys to 8 bits; Pillow's own conversion would clip them at 255."""
-    if image.mode != "F" and not image.mode.startswith("I"):
+    if image.mode not in ("F", "LAB") and not image.mode.startswith("I"):
         return image
     values = np.asarray(image)
-    if image.mode == "F" or values.min() < 0 or values.max() > 0xFFFF:
+    if image.mode in ("F", "LAB") or values.min() < 0 or values.max() > 0xFFFF:
         raise DataError(
-            f"{source}: pixels of more than 16 bits have no agreed white",
-            fix="save it as 8-bit PNG or JPEG",
+            f"{source}: pixels of mode {image.mode!r} have no agreed black and white",
+            fix="save it as an 8-bit RGB or grey PNG or JPEG",
         )
     return Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))
 
@@ -125,9 +143,6 @@ def list_images(folder: Path) -> list[Path]:
     Raises:
         DataError: the folder is missing, cannot be read, or holds no images.
     """
-    if not folder.is_dir():
-        what = "is not a folder" if folder.exists() else "does not exist"
-        raise DataError(f"{folder} {what}", fix="name a folder that holds photographs")
     images = images_in(folder)
     if not images:
         raise DataError(
@@ -140,15 +155,14 @@ def images_in(folder: Path) -> list[Path]:
     """Return the images that lie directly in `folder`, possibly none; hidden files are no images.
 
     Raises:
-        DataError: the folder cannot be read.
+        DataError: the folder is missing or cannot be read.
     """
-    try:
-        files = [path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES]
-        return sorted((p for p in files if p.name[0] != "." and p.is_file()), key=natural_order)
-    except OSError as error:
-        raise DataError(
-            f"{folder} cannot be read: {error.strerror}", fix=f"chmod u+rx '{folder}'"
-        ) from error
+    with opening(folder):
+        if not folder.is_dir():
+            what = "is not a folder" if folder.exists() else "does not exist"
+            raise DataError(f"{folder} {what}", fix="name a folder that holds photographs")
+        named = [path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES]
+        return sorted((p for p in named if p.name[0] != "." and p.is_file()), key=natural_order)
 
 
 def natural_order(path: Path) -> tuple[list[str | int], str]:

@@ -52,30 +52,31 @@ def read_points(
             f"{path} does not exist: its image has no annotation",
             fix="copy it from the data set, or remove the image",
         )
-    content = load(path)
+    content = load(path, variable)
     if variable not in content:
         raise DataError(
             f"{path} has no variable {variable!r}", fix="copy it again from the published data set"
         )
     try:
-        points = np.asarray(locate(content[variable]), np.float64)
+        with np.errstate(over="ignore"):  # what overflows is no position, and is refused below
+            points = (np.asarray(locate(content[variable]), np.float64) - 1).astype(np.float32)
     except DAMAGED as error:
         raise foreign(path, variable) from error
     if points.size == 0:
         return np.zeros((0, 2), np.float32)
     if points.ndim != 2 or points.shape[1] != 2 or not np.isfinite(points).all():
         raise foreign(path, variable)
-    return (points - 1).astype(np.float32)
+    return points
 
 
-def load(path: Path) -> dict[str, Any]:
-    """Read every variable of a .mat file."""
+def load(path: Path, variable: str) -> dict[str, Any]:
+    """Read one variable of a .mat file; others may be there, and are not decoded."""
     if TYPE_CHECKING:
         io = scipy.io
     else:
         io = require("scipy.io", extra="cpu")
     try:
-        content: dict[str, Any] = io.loadmat(path, appendmat=False)
+        content: dict[str, Any] = io.loadmat(path, appendmat=False, variable_names=[variable])
     except (*DAMAGED, io.matlab.MatReadError) as error:
         raise DataError(
             f"{path} is no MATLAB file that can be read: {error}",

@@ -6,7 +6,8 @@ Zhang et al., "Single-Image Crowd Counting via Multi-Column Convolutional Neural
 
 Know before use: Part A's test IMG_98 is byte-identical with its train IMG_121, a leak in the
 original data; `without_copies` drops it from a training set. Some published points lie outside
-their image (402 of Part A, 216 of Part B): they count, and density maps leave them out.
+their image (429 of Part A; 488 of Part B, 279 by less than a pixel): they count, and
+density maps leave them out.
 """
 
 from pathlib import Path
