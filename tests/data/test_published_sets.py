@@ -1,0 +1,167 @@
+import shutil
+
+import numpy as np
+import pytest
+import scipy.io
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from crowdrt.data.images import read_image
+from crowdrt.data.shanghaitech import read_split, shanghaitech, without_copies
+from crowdrt.data.ucf_cc_50 import ucf_cc_50
+from crowdrt.errors import DataError
+
+
+@pytest.mark.parametrize("inner", ["part_B", "ShanghaiTech/part_B", "part_B_final"])
+@pytest.mark.parametrize("truth", ["ground-truth", "ground_truth"])
+def test_shanghaitech_is_read_in_natural_order_from_zero(tmp_path, shanghai_split, inner, truth):
+    shanghai_split(tmp_path / inner / "test_data", truth=truth)
+    samples = shanghaitech(tmp_path, "B", "test")
+    assert [sample.image.name for sample in samples] == ["IMG_1.jpg", "IMG_2.jpg", "IMG_10.jpg"]
+    assert [sample.annotated for sample in samples] == [1, 2, 10]
+    np.testing.assert_array_equal(samples[1].heads, [[0, 1], [2, 3]])
+    assert samples[1].heads.dtype == np.float32
+
+
+def test_ucf_is_read_in_natural_order_from_zero(ucf_folder):
+    for root in (ucf_folder, ucf_folder.parent):
+        samples = ucf_cc_50(root)
+        assert [sample.image.name for sample in samples] == ["1.jpg", "2.jpg", "10.jpg"]
+        np.testing.assert_array_equal(samples[1].heads, [[0, 1], [2, 3]])
+
+
+def test_copies_of_test_photographs_are_dropped(tmp_path, shanghai_split):
+    train = read_split(shanghai_split(tmp_path / "train_data"))
+    test = read_split(shanghai_split(tmp_path / "test_data", numbers=(7, 8)))
+    assert without_copies(train, test) == train
+    shutil.copy(train[1].image, test[0].image)
+    assert without_copies(train, test) == [train[0], train[2]]
+
+
+def test_a_missing_part_or_split_names_the_layout(tmp_path, shanghai_split):
+    with pytest.raises(DataError, match=r"holds no ShanghaiTech part A(.|\n)*part_A/test_data"):
+        shanghaitech(tmp_path, "A", "test")
+    shanghai_split(tmp_path / "part_A" / "train_data")
+    with pytest.raises(DataError, match=r"part_A/test_data is no split(.|\n)*IMG_1.jpg"):
+        shanghaitech(tmp_path, "A", "test")
+
+
+@pytest.fixture
+def split(tmp_path, shanghai_split):
+    return shanghai_split(tmp_path / "train_data")
+
+
+def refusal(split):
+    """Return the error's problem; every one names the annotation of IMG_2 and a fix."""
+    with pytest.raises(DataError) as caught:
+        read_split(split)
+    assert str(split / "ground-truth" / "GT_IMG_2.mat") in caught.value.problem
+    assert len(caught.value.fix) > 10
+    return caught.value.problem
+
+
+def test_missing_annotation(split):
+    (split / "ground-truth" / "GT_IMG_2.mat").unlink()
+    assert "does not exist" in refusal(split)
+
+
+@pytest.mark.parametrize("content", [b"", b"text, no MATLAB file\n" * 20, b"\0" * 500])
+def test_annotation_that_is_no_matlab_file(split, content):
+    (split / "ground-truth" / "GT_IMG_2.mat").write_bytes(content)
+    assert "no MATLAB file" in refusal(split)
+
+
+def test_truncated_annotation(split):
+    path = split / "ground-truth" / "GT_IMG_2.mat"
+    path.write_bytes(path.read_bytes()[:200])
+    refusal(split)
+
+
+def test_annotation_without_the_variable(split):
+    scipy.io.savemat(split / "ground-truth" / "GT_IMG_2.mat", {"annPoints": np.ones((3, 2))})
+    assert "no variable 'image_info'" in refusal(split)
+
+
+@pytest.mark.parametrize(
+    "points",
+    [np.ones((3, 3)), np.ones((1, 4)), np.array([[1.0, np.nan]]), np.array([[1.0, 1e300]]), "text"],
+    ids=["three columns", "a box", "not a number", "overflow", "text"],
+)
+def test_annotation_that_holds_no_points(split, points):
+    cell = np.empty((1, 1), object)
+    cell[0, 0] = {"location": points}
+    scipy.io.savemat(split / "ground-truth" / "GT_IMG_2.mat", {"image_info": cell})
+    assert "does not hold x, y points" in refusal(split)
+
+
+@pytest.mark.parametrize("value", [np.ones((3, 2)), "text", {"number": 3}])
+def test_annotation_of_another_structure(split, value):
+    scipy.io.savemat(split / "ground-truth" / "GT_IMG_2.mat", {"image_info": value})
+    assert "does not hold x, y points" in refusal(split)
+
+
+def test_an_image_with_nobody_in_it(split):
+    cell = np.empty((1, 1), object)
+    cell[0, 0] = {"location": np.zeros((0, 0))}
+    scipy.io.savemat(split / "ground-truth" / "GT_IMG_2.mat", {"image_info": cell})
+    assert read_split(split)[1].heads.shape == (0, 2)
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@given(changes=st.lists(st.tuples(st.integers(0, 2**16), st.integers(0, 255)), max_size=6))
+def test_damaged_annotation_gives_points_or_a_data_error(ucf_folder, changes):
+    path = ucf_folder / "10_ann.mat"
+    scipy.io.savemat(path, {"annPoints": np.ones((10, 2))})
+    content = bytearray(path.read_bytes())
+    for where, value in changes:
+        content[where % len(content)] = value
+    path.write_bytes(content)
+    problem, shape = None, ()
+    try:
+        shape = ucf_cc_50(ucf_folder)[-1].heads.shape
+    except DataError as error:
+        problem = error.problem
+    assert shape[1:] == (2,) or str(path) in problem
+
+
+@pytest.mark.data
+@pytest.mark.parametrize(
+    ("part", "split", "num_images", "num_heads"),
+    [
+        ("A", "train", 300, 162_707),
+        ("A", "test", 182, 78_970),
+        ("B", "train", 400, 49_280),
+        ("B", "test", 316, 39_208),
+    ],
+)
+def test_published_totals_of_shanghaitech(data_root, part, split, num_images, num_heads):
+    samples = shanghaitech(data_root, part, split)
+    assert len(samples) == num_images
+    assert sum(sample.annotated for sample in samples) == num_heads
+
+
+@pytest.mark.data
+def test_published_totals_of_ucf(data_root):
+    samples = ucf_cc_50(data_root)
+    assert len(samples) == 50
+    assert sum(sample.annotated for sample in samples) == 63_974
+
+
+@pytest.mark.data
+def test_the_leak_of_part_a_is_found(data_root):
+    train, test = (shanghaitech(data_root, "A", split) for split in ("train", "test"))
+    kept = without_copies(train, test)
+    dropped = {sample.image for sample in train} - {sample.image for sample in kept}
+    assert [path.name for path in dropped] == ["IMG_121.jpg"]
+
+
+@pytest.mark.data
+def test_heads_lie_on_their_photographs(data_root):
+    """Few of the published points lie outside, so x and y are in the right order and place."""
+    outside = total = 0
+    for sample in shanghaitech(data_root, "A", "test")[::6]:
+        _, height, width = read_image(sample.image, "grey").shape
+        x, y = sample.heads.T
+        outside += int(((x < 0) | (x >= width) | (y < 0) | (y >= height)).sum())
+        total += len(x)
+    assert outside < 0.01 * total
