@@ -11,7 +11,7 @@ from crowdrt.errors import RecipeError
 if TYPE_CHECKING:
     from crowdrt.models.network import Network
 
-NETWORKS = ("csrnet",)
+NETWORKS = ("csrnet", "bl", "sanet", "mcnn")
 
 
 def build_model(network: str, width: Fraction = Fraction(1)) -> "Network":
@@ -29,6 +29,18 @@ def build_model(network: str, width: Fraction = Fraction(1)) -> "Network":
             from crowdrt.models.csrnet import CSRNet
 
             return CSRNet(width)
+        case "bl":
+            from crowdrt.models.bl import BL
+
+            return BL(width)
+        case "sanet":
+            from crowdrt.models.sanet import SANet
+
+            return SANet(width)
+        case "mcnn":
+            from crowdrt.models.mcnn import MCNN
+
+            return MCNN(width)
         case _:
             raise RecipeError(
                 f"network {network!r} is unknown", fix=f"choose from {', '.join(NETWORKS)}"

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import nn
 
 POOL = 0  # in a plan: halve the resolution; any other number is a convolution's channels
@@ -35,3 +36,14 @@ def initialise(model: nn.Module) -> None:
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
+
+
+def start_positive(head: nn.Module) -> None:
+    """Make the weights of a head that ends in ReLU non-negative.
+
+    Its inputs are non-negative too. With weights of both signs a narrow head is often negative
+    everywhere: it answers 0, has no gradient, and never learns.
+    """
+    with torch.no_grad():
+        for parameter in head.parameters():
+            parameter.abs_()
