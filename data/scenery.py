@@ -1,13 +1,17 @@
 """The camera of a synthetic photograph, and everything in it that is not a person."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFilter
 
 from crowdrt.contracts import Size
-from crowdrt.data.people import NOISE_SIDE, FloatImage, noise_bank
+from crowdrt.data.people import choose, tinted
+from crowdrt.data.sprites import FEET, NOISE_SIDE, FloatImage, Pen, Sprite, lit_sprite, noise_bank
+
+Pixels = npt.NDArray[np.floating[Any]]
 
 HEAD_M = 0.24  # height of a head, crown to chin
 
@@ -51,7 +55,7 @@ class Camera:
         """How much of a vertical length is seen there: cos of the downward angle."""
         return float(np.cos(np.arctan((row - self.horizon) / self.focal)))
 
-    def ground(self, x: FloatImage, row: FloatImage) -> tuple[FloatImage, FloatImage]:
+    def ground(self, x: Pixels, row: Pixels) -> tuple[FloatImage, FloatImage]:
         """Pixels -> metres on the ground: to the right, and away."""
         away = self.focal * self.rise / np.maximum(row - self.horizon, 1e-3)
         right = (x - self.size[1] / 2) * away / self.focal
@@ -98,8 +102,25 @@ def _ground(rng: np.random.Generator, camera: Camera) -> FloatImage:
     tone += (0.10 if kind == "grass" else 0.04) * _sample(bank[0], right, away, 60.0)
     if kind == "paving":
         tone *= _tiles(rng, camera, right, away)
-    base = np.asarray(colour, np.float32) * np.float32(rng.uniform(0.7, 1.15))
+    elif kind == "asphalt":
+        tone += _road_lines(rng, right, away)
+    base = np.asarray(colour, np.float32) * np.float32(rng.uniform(0.8, 1.3))
     return np.asarray(base * tone[..., None], np.float32)
+
+
+def _road_lines(rng: np.random.Generator, right: FloatImage, away: FloatImage) -> FloatImage:
+    """White paint: a few long lines, or the bars of a crossing; worn off in places."""
+    angle = float(rng.uniform(0, np.pi))
+    across = right * np.cos(angle) + away * np.sin(angle)
+    along = away * np.cos(angle) - right * np.sin(angle)
+    start, length = float(rng.choice(along.ravel())), float(rng.choice([3.5, 1e6]))
+    apart = 1.0 if length < 10 else float(rng.uniform(3, 7))
+    half = 0.25 if length < 10 else 0.08
+    painted = (np.abs(across / apart - np.round(across / apart)) < half / apart) & (
+        np.abs(along - start) < length
+    )
+    worn = np.clip(0.75 + 0.3 * _sample(noise_bank()[3], right, away, 20.0), 0, 1)
+    return np.asarray(0.75 * painted * worn, np.float32)
 
 
 def _tiles(
@@ -123,22 +144,35 @@ def _tiles(
 
 def _backdrop(rng: np.random.Generator, height: int, width: int) -> FloatImage:
     """Sky, buildings and trees down to the far edge of the ground."""
-    sky = np.asarray(
-        ((168, 192, 222), (214, 216, 218), (120, 160, 214))[int(rng.integers(3))], float
-    )
+    skies = ((168, 192, 222), (214, 216, 218), (120, 160, 214), (190, 186, 180))
+    sky = np.asarray(skies[int(rng.integers(len(skies)))], float)
     ramp = np.linspace(0, 1, height)[:, None, None]
-    picture = np.broadcast_to(sky * (1 - ramp) + 228.0 * ramp, (height, width, 3))
-    image = Image.fromarray(np.asarray(picture, np.uint8))
+    clouds = (
+        7 * noise_bank()[4][np.arange(height) % NOISE_SIDE][:, np.arange(width) // 3 % NOISE_SIDE]
+    )
+    picture = sky * (1 - ramp) + 226.0 * ramp + clouds[..., None]
+    image = Image.fromarray(np.asarray(np.clip(picture, 0, 255), np.uint8))
     pen = ImageDraw.Draw(image)
     if rng.random() < 0.75:
         _buildings(rng, pen, height, width)
-    for _ in range(int(rng.integers(0, 9))):
+    for _ in range(int(rng.choice([0, 3, 6, 16]))):
         _tree(rng, pen, height, width)
     wall = int(height * (1 - rng.uniform(0.02, 0.15)))
-    grey = tuple(int(v) for v in rng.integers(40, 150) + rng.integers(-12, 12, 3))
-    pen.rectangle((0, wall, width, height), fill=grey)
-    image = image.filter(ImageFilter.GaussianBlur(0.9))
-    return np.asarray(image, np.float32) * (1 + 0.03 * noise_bank()[1][:1, :1])
+    grey = rng.integers(40, 150) + rng.uniform(-12, 12, 3)
+    pen.rectangle((0, wall, width, height), fill=_rgb(grey))
+    for _ in range(int(rng.integers(0, 25))):  # stalls, vans, bins, hoardings along the wall
+        x, wide, tall = rng.uniform(0, width), rng.uniform(6, 70), rng.uniform(0.08, 0.3) * height
+        colour = rng.uniform(30, 235) + rng.uniform(-30, 30, 3)
+        pen.rectangle((x, height - tall, x + wide, height), fill=_rgb(colour))
+        pen.rectangle((x, height - tall, x + wide, height - 0.6 * tall), fill=_rgb(0.6 * colour))
+    image = image.filter(ImageFilter.GaussianBlur(0.8))
+    rows, columns = np.arange(height) % NOISE_SIDE, np.arange(width) % NOISE_SIDE
+    dirt = (
+        1
+        + 0.05 * noise_bank()[3][np.ix_(rows, columns)]
+        + 0.04 * noise_bank()[0][np.ix_(rows, columns)]
+    )
+    return np.asarray(np.asarray(image, np.float32) * dirt[..., None], np.float32)
 
 
 def _buildings(rng: np.random.Generator, pen: ImageDraw.ImageDraw, height: int, width: int) -> None:
@@ -163,16 +197,48 @@ def _buildings(rng: np.random.Generator, pen: ImageDraw.ImageDraw, height: int, 
 
 
 def _tree(rng: np.random.Generator, pen: ImageDraw.ImageDraw, height: int, width: int) -> None:
-    """Leaves from dark to light over a trunk."""
-    x, crown = rng.uniform(0, width), height * rng.uniform(0.25, 0.6)
+    """Leaves in clumps, dark below and light above, over a trunk."""
+    x, crown = rng.uniform(0, width), height * rng.uniform(0.3, 0.6)
     spread = height * rng.uniform(0.15, 0.35) + 8
     pen.rectangle((x - spread / 14, crown, x + spread / 14, height), fill=(58, 46, 38))
-    green = np.asarray((44, 66, 34)) * rng.uniform(0.7, 1.2)
-    for light in np.linspace(0.55, 1.5, 130):
-        dx, dy = rng.normal(0, spread / 2.6, 2)
-        r = spread * rng.uniform(0.04, 0.13)
+    green = np.asarray((46, 64, 36)) * rng.uniform(0.6, 1.1)
+    clumps = rng.normal(0, spread / 3, (12, 2))
+    for k in range(350):
+        dx, dy = clumps[k % 12] + rng.normal(0, spread / 7, 2)
+        r = spread * rng.uniform(0.02, 0.07)
+        light = float(np.clip(0.5 + k / 450 - 0.5 * dy / spread, 0.35, 1.7)) * rng.uniform(
+            0.85, 1.15
+        )
         cx, cy = x + dx, crown + 0.8 * dy
         pen.ellipse((cx - r, cy - r, cx + r, cy + r), fill=_rgb(green * light))
+
+
+def draw_prop(rng: np.random.Generator, *, head_px: float, upright: float) -> Sprite:
+    """Draw a lamp post, a flag, a parasol or a planter; in heads, like a person."""
+    kind = choose(rng, {"post": 4, "flag": 2, "parasol": 2, "planter": 2})
+    colour = _rgb(rng.uniform(30, 220) + rng.uniform(-50, 50, 3))
+    up = {"post": 14.0, "flag": 9.0, "parasol": 4.0, "planter": 0.5}[kind]
+    side = 0.8 if kind == "post" else 4.5
+    pen = Pen(2 * head_px, up=up, down=FEET + 0.2, side=side, upright=upright)
+    if kind == "planter":
+        pen.polygon([(-3, 5.2), (3, 5.2), (2.7, FEET), (-2.7, FEET)], (128, 122, 114))
+        for light in np.linspace(0.6, 1.5, 120).tolist():
+            dx, dy = rng.normal(0, 1.2), rng.normal(4, 0.7)
+            pen.ellipse(float(np.clip(dx, -3, 3)), dy, 0.35, 0.3, tinted((50, 72, 40), light))
+    else:
+        metal = tinted((128, 130, 132), float(rng.uniform(0.3, 1.4)))
+        pen.polygon([(-0.13, -up + 0.4), (0.13, -up + 0.4), (0.2, FEET), (-0.2, FEET)], metal)
+    if kind == "post":
+        pen.ellipse(0, -up + 0.6, 0.6, 0.5, (226, 224, 210))
+    elif kind == "flag":
+        low = -up + float(rng.uniform(2, 4))
+        pen.polygon([(0, -up + 0.5), (4, -up + 0.9), (3.8, low + 0.6), (0, low)], colour)
+    elif kind == "parasol":
+        pen.polygon([(-4.2, -1.4), (0, -3.4), (4.2, -1.4), (3, -0.9), (-3, -0.9)], colour)
+        pen.polygon([(-1.4, -1.1), (0, -3.4), (1.4, -1.1)], tinted(colour, 1.3))
+    shape = (pen.mask.height // 2, pen.mask.width // 2)
+    light = np.linspace(0.8, 1.15, shape[1], dtype=np.float32)[None, :].repeat(shape[0], axis=0)
+    return lit_sprite(pen, light, np.zeros(shape, np.bool_), head_px=head_px, enlarge=2)
 
 
 def _rgb(levels: npt.NDArray[np.float64]) -> tuple[int, int, int]:
