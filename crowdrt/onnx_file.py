@@ -4,7 +4,7 @@ from pathlib import Path
 
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-from onnx.external_data_helper import load_external_data_for_model
+from onnx.external_data_helper import load_external_data_for_model, uses_external_data
 
 from crowdrt.contracts import METADATA_KEY, GraphInfo
 from crowdrt.errors import ExportError
@@ -19,10 +19,17 @@ def read_onnx(path: Path) -> onnx.ModelProto:
         ExportError: the file is missing, damaged, no ONNX, or its external data is missing or
             lies outside its folder.
     """
+    model = _parse(path)
+    _load_external_data(model, path)
+    _check(model, path)
+    return model
+
+
+def _parse(path: Path) -> onnx.ModelProto:
     if not path.is_file():
         raise ExportError(f"{path} does not exist, or is no file", fix=f"create it: {EXPORT}")
     try:
-        model = onnx.load(path, load_external_data=False)
+        return onnx.load(path, load_external_data=False)
     except DecodeError as error:
         raise ExportError(
             f"{path} is no ONNX file, or is damaged or cut short: {error}",
@@ -32,9 +39,6 @@ def read_onnx(path: Path) -> onnx.ModelProto:
         raise ExportError(
             f"{path} cannot be read: {error.strerror}", fix=f"check its permissions: ls -l {path}"
         ) from error
-    _load_external_data(model, path)
-    _check(model, path)
-    return model
 
 
 def _load_external_data(model: onnx.ModelProto, path: Path) -> None:
@@ -99,3 +103,17 @@ def set_info(model: onnx.ModelProto, info: GraphInfo) -> None:
     del model.metadata_props[:]
     model.metadata_props.extend(kept)
     model.metadata_props.add(key=METADATA_KEY, value=info.to_json())
+
+
+def external_files(path: Path) -> list[Path]:
+    """Return the files beside `path` that hold some of its weights; nearly always none."""
+    model = _parse(path)
+    tensors = [*model.graph.initializer]
+    tensors += [
+        each.t for node in model.graph.node for each in node.attribute if each.HasField("t")
+    ]
+    external = [tensor for tensor in tensors if uses_external_data(tensor)]
+    names = {e.value for tensor in external for e in tensor.external_data if e.key == "location"}
+    if names:
+        _load_external_data(model, path)  # only to refuse what is missing or not safe to open
+    return [path.parent / name for name in sorted(names)]

@@ -70,8 +70,8 @@ def check_feeds(feeds: Feeds, inputs: tuple[TensorSpec, ...], info: GraphInfo | 
         )
     for spec in inputs:
         _check_feed(feeds[spec.name], spec)
-    if info is not None and info.preprocessing.stride > 1:
-        _check_stride(feeds[names[0]], info.preprocessing.stride)
+    if info is not None and "image" in feeds:
+        _check_stride(feeds["image"], info.preprocessing.stride)
 
 
 def _check_feed(array: npt.NDArray[Any], spec: TensorSpec) -> None:

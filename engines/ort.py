@@ -7,7 +7,7 @@ from typing import Any
 
 import onnx
 
-from crowdrt.contracts import Feeds, GraphInfo, TensorSpec
+from crowdrt.contracts import METADATA_KEY, Feeds, GraphInfo, TensorSpec
 from crowdrt.engines.base import check_feeds, check_threads
 from crowdrt.engines.machine import cpu_may_saturate
 from crowdrt.errors import EngineError
@@ -44,12 +44,12 @@ class OrtEngine:
         """
         ort = require("onnxruntime", extra="cpu")
         check_threads(num_threads)
-        proto = read_onnx(model) if isinstance(model, Path) else onnx.load_from_string(model)
         source = str(model) if isinstance(model, Path) else "the network"
-        self.info: GraphInfo | None = stored_info(proto, source=source)
-        self.config = dict(session_config(proto, self.info) if config is None else config)
+        self.config = dict(session_config(model) if config is None else config)
         options = session_options(ort, num_threads, self.config, optimise=optimise)
         self._session = open_session(ort, model, options, source=source)
+        said = self._session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+        self.info = None if said is None else GraphInfo.from_json(said, source=source)
         self.inputs = tuple(map(spec_of, self._session.get_inputs()))
         self.outputs = tuple(map(spec_of, self._session.get_outputs()))
 
@@ -57,20 +57,40 @@ class OrtEngine:
         """Run the network on named arrays; see `Engine.run`."""
         check_feeds(feeds, self.inputs, self.info)
         names = [output.name for output in self.outputs]
-        return dict(zip(names, self._session.run(names, dict(feeds)), strict=True))
+        try:
+            arrays = self._session.run(names, dict(feeds))
+        except Exception as error:
+            shapes = {name: array.shape for name, array in feeds.items()}
+            raise EngineError(
+                f"ONNX Runtime failed on {shapes}: {error}",
+                fix="try another image size; if memory ran out, a smaller one",
+            ) from error
+        return dict(zip(names, arrays, strict=True))
 
 
-def session_config(model: onnx.ModelProto, info: GraphInfo | None) -> dict[str, str]:
+def session_config(model: Path | bytes) -> dict[str, str]:
     """Return the ONNX Runtime settings that are right for this graph on this CPU."""
-    exact = EXACT_INT8 if full_range_int8(model, info) and cpu_may_saturate() else {}
+    proto = read_onnx(model) if isinstance(model, Path) else onnx.load_from_string(model)
+    exact = EXACT_INT8 if full_range_int8(proto) and cpu_may_saturate() else {}
     return {**SPINNING, **exact}
 
 
-def full_range_int8(model: onnx.ModelProto, info: GraphInfo | None) -> bool:
-    """Say whether the graph multiplies 8-bit weights; one that says nothing of it may."""
+def full_range_int8(model: onnx.ModelProto) -> bool:
+    """Say whether the graph multiplies 8-bit weights; one of another tool may, if it is INT8."""
+    info = stored_info(model, source="the network")
     if info is not None:
         return info.precision == "int8" and info.weight_bits > 7
     return any("Linear" in node.op_type or "Integer" in node.op_type for node in model.graph.node)
+
+
+def save_optimised(
+    model: Path, out: Path, *, num_threads: int = 0, config: Mapping[str, str]
+) -> None:
+    """Write `model` as ONNX Runtime optimises it for this CPU: fused, in blocked layouts."""
+    ort = require("onnxruntime", extra="cpu")
+    options = session_options(ort, num_threads, config, optimise=True)
+    options.optimized_model_filepath = str(out)
+    open_session(ort, model, options, source=str(model))
 
 
 def session_options(
