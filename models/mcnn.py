@@ -66,6 +66,6 @@ class MCNN(Network):
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, C, H, W) normalised image -> (B, 1, h, w) people per cell; sum = count."""
-        features = torch.cat([column(image) for column in self.columns], dim=1)
+        features = torch.cat([branch(image) for branch in self.columns], dim=1)
         density: Tensor = self.density_head(features)
         return density
