@@ -1,26 +1,24 @@
 """PyTorch -> one ONNX file that says everything about itself."""
 
-import contextlib
 import hashlib
-import io
-import logging
 import tempfile
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import torch
 from torch import nn
 
 from crowdrt import __version__
 from crowdrt.console import say
-from crowdrt.contracts import Artifact, GraphInfo, Size, UInt8Image
+from crowdrt.contracts import Artifact, Feeds, GraphInfo, Size, UInt8Image
 from crowdrt.errors import ExportError
 from crowdrt.export.deploy import ShippedNetwork
 from crowdrt.export.parity import PROBE_SIZES, probe_images, prove_parity
+from crowdrt.export.quiet import quiet
 from crowdrt.export.simplify import simplify
 from crowdrt.manifest import reusable, write_manifest, write_whole
 from crowdrt.models.network import Network
@@ -79,11 +77,12 @@ def export_onnx(
         return kept
     shipped = ShippedNetwork(model, info.preprocessing, normalised_input=normalised_input)
     proto, exporter = to_onnx(shipped, size, opset)
-    proto, note = simplify(describe(proto, info), simplify_probes(shipped, size))
+    pictures = made_up_pictures(info, size)
+    proto, note = simplify(describe(proto, info), _feeds(shipped, pictures))
     say(f"{path.name}: {note}")
     with write_whole(path) as temporary:
         onnx.save(proto, temporary)
-        parity = prove_parity(model, temporary, images or _pictures(info, size))
+        parity = prove_parity(model, temporary, images or pictures)
     facts = {
         "nodes": len(proto.graph.node),
         "exporter": exporter,
@@ -140,7 +139,7 @@ def to_onnx(shipped: ShippedNetwork, size: Size | None, opset: int) -> tuple[onn
     failures = []
     for name, export in (("trace", _trace), ("dynamo", _dynamo)):
         try:
-            with _quiet():
+            with quiet():
                 proto = export(shipped, _example(shipped, size), size is None, opset)
             _check_opset_of(proto, opset)
             return proto, name
@@ -212,27 +211,10 @@ def _check_opset_of(proto: onnx.ModelProto, opset: int) -> None:
         raise ValueError(f"the exporter wrote opset {found}")
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    # stdout belongs to results, and what the exporters warn of is checked by running the file
-    sink = io.StringIO()
-    logging.disable(logging.WARNING)
-    try:
-        with (
-            warnings.catch_warnings(),
-            contextlib.redirect_stdout(sink),
-            contextlib.redirect_stderr(sink),
-        ):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(logging.NOTSET)
-
-
 def describe(proto: onnx.ModelProto, info: GraphInfo) -> onnx.ModelProto:
     """Write into the graph who made it and what it is."""
     # the oldest file format that holds this opset, so that older runtimes read it too
-    proto.ir_version = onnx.helper.find_min_ir_version_for(proto.opset_import)
+    proto.ir_version = onnx.helper.find_min_ir_version_for(proto.opset_import, True)
     proto.producer_name, proto.producer_version = "crowdrt", __version__
     proto.graph.name = info.network
     proto.doc_string = ""
@@ -241,15 +223,15 @@ def describe(proto: onnx.ModelProto, info: GraphInfo) -> onnx.ModelProto:
     return proto
 
 
-def simplify_probes(shipped: ShippedNetwork, size: Size | None) -> list[dict[str, Any]]:
-    """Return feeds on which a simplified graph must answer as the original does."""
-    images = [
-        torch.randint(0, 256, (1, shipped.mean.shape[1], *each), dtype=torch.uint8)
-        for each in ((size,) if size else PROBE_SIZES)
-    ]
-    feeds = images if not shipped.normalised_input else [shipped.normalise(i) for i in images]
-    return [{"image": feed.numpy()} for feed in feeds]
+def made_up_pictures(info: GraphInfo, size: Size | None) -> list[UInt8Image]:
+    """Return pictures that fit the graph; a free batch is shown two at once."""
+    if size is not None:
+        return probe_images(info.preprocessing, [size, size])
+    first, *others = probe_images(info.preprocessing, PROBE_SIZES)
+    return [np.concatenate([first, first[..., ::-1]]), *others]
 
 
-def _pictures(info: GraphInfo, size: Size | None) -> list[UInt8Image]:
-    return probe_images(info.preprocessing, [size, size] if size else PROBE_SIZES)
+def _feeds(shipped: ShippedNetwork, pictures: Sequence[UInt8Image]) -> list[Feeds]:
+    if not shipped.normalised_input:
+        return [{"image": picture} for picture in pictures]
+    return [{"image": shipped.normalise(torch.from_numpy(p)).numpy()} for p in pictures]

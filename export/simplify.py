@@ -7,6 +7,7 @@ import onnx
 
 from crowdrt.contracts import Feeds
 from crowdrt.engines.ort import OrtEngine
+from crowdrt.export.quiet import quiet
 from crowdrt.lazy import require
 
 RTOL = 1e-5  # of an output's largest value
@@ -32,7 +33,8 @@ def simplify(model: onnx.ModelProto, probes: Sequence[Feeds]) -> tuple[onnx.Mode
 
 def _run_onnxsim(model: onnx.ModelProto) -> onnx.ModelProto:
     onnxsim = require("onnxsim", extra="train")
-    simpler, _ = onnxsim.simplify(model)
+    with quiet():
+        simpler, _ = onnxsim.simplify(model)
     assert isinstance(simpler, onnx.ModelProto)
     del simpler.metadata_props[:]  # its diary of what it did
     simpler.metadata_props.extend(model.metadata_props)
