@@ -1,0 +1,114 @@
+"""The printed cells of the papers that our tables stand beside, digit by digit.
+
+Liu, Chen, Wu, Chen, Li and Lin, "Efficient Crowd Counting via Structured Knowledge Transfer",
+ACM Multimedia 2020, arXiv:2003.10120: Tables 1, 6 and 8. Times are of a GTX 1080 and of a 2.4 GHz
+Xeon E5. What the paper calls FLOPs are multiply-accumulates and a few more (NETWORKS.md, 3).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from crowdrt.contracts import Size
+
+SHANGHAITECH_A: Size = (576, 864)
+SHANGHAITECH_B: Size = (768, 1024)
+WORLDEXPO: Size = (576, 720)
+UCF_QNRF: Size = (2032, 2912)
+SIZES = (SHANGHAITECH_A, SHANGHAITECH_B, WORLDEXPO, UCF_QNRF)
+
+GPU = "GTX 1080"
+CPU = "2.4 GHz Xeon E5"
+
+# network, width, params in M; then FLOPs in G, GPU ms, CPU s for each of `SIZES`
+SKT_TABLE_8_TEXT = """
+dssinet 1    8.86  729.20 296.32 32.39  1152.31 471.83 49.49  607.66 250.69 26.13  8670.09 3677.98 378.80
+can     1    18.10 218.20 79.02  7.99   344.80  117.12 20.75  181.83 68.00  6.84   2594.18 972.16  149.56
+csrnet  1    16.26 205.88 66.58  7.85   325.34  98.68  19.17  171.57 57.57  6.51   2447.91 823.84  119.67
+bl      1    21.50 205.32 47.89  8.84   324.46  70.18  19.63  171.10 40.52  6.69   2441.23 595.72  130.76
+sanet   1    0.91  33.55  35.20  3.90   52.96   52.85  11.42  27.97  29.84  3.13   397.50  636.48  87.50
+csrnet  1/4  1.02  13.09  8.88   0.87   20.69   12.65  1.84   10.91  7.71   0.67   155.69  106.08  9.71
+bl      1/4  1.35  13.06  7.40   0.88   20.64   10.42  1.89   10.88  6.25   0.69   155.30  90.96   9.78
+sanet   1/4  0.058 2.52   11.83  1.10   3.98    16.86  2.10   2.10   9.72   0.92   29.92   368.04  18.64
+"""  # noqa: E501 - as wide as the paper's
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One network at one size, as printed; the order is the one of Table 8."""
+
+    flops_g: float
+    gpu_ms: float
+    cpu_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrintedRow:
+    """One row of Table 8; the students are the ones distilled with SKT."""
+
+    network: str
+    width: str
+    params_m: float
+    params_decimals: int  # 2, or 3 for the smallest
+    costs: Mapping[Size, Cost]
+
+
+@dataclass(frozen=True)
+class Errors:
+    """MAE and RMSE in people per image, as printed."""
+
+    mae: float
+    rmse: float
+
+
+def _row(line: str) -> PrintedRow:
+    network, width, params_m, *cells = line.split()
+    values = [float(cell) for cell in cells]
+    costs = [Cost(*values[i : i + 3]) for i in range(0, len(values), 3)]
+    return PrintedRow(
+        network=network,
+        width=width,
+        params_m=float(params_m),
+        params_decimals=len(params_m.partition(".")[2]),
+        costs=dict(zip(SIZES, costs, strict=True)),
+    )
+
+
+SKT_TABLE_8 = tuple(_row(line) for line in SKT_TABLE_8_TEXT.strip().splitlines())
+
+# RMSE on UCF-QNRF, beside params and costs at 2032x2912 that repeat Table 8. "Ours" is 1/4-BL.
+SKT_TABLE_1_RMSE: Mapping[tuple[str, str], float] = {
+    ("dssinet", "1"): 159.20,
+    ("can", "1"): 183.00,
+    ("csrnet", "1"): 233.32,
+    ("bl", "1"): 158.09,
+    ("bl", "1/4"): 156.82,
+}
+
+# (network, width, distilled with SKT): errors on ShanghaiTech Part A and Part B. MCNN's are
+# quoted there from its own paper; the other full networks are the authors' own teachers.
+SKT_TABLE_6: Mapping[tuple[str, str, bool], tuple[Errors, Errors]] = {
+    ("mcnn", "1", False): (Errors(110.2, 173.2), Errors(26.4, 41.3)),
+    ("sanet", "1", False): (Errors(75.33, 122.2), Errors(10.45, 17.92)),
+    ("sanet", "1/4", False): (Errors(97.36, 155.43), Errors(14.79, 23.43)),
+    ("sanet", "1/4", True): (Errors(78.02, 126.58), Errors(11.86, 19.83)),
+    ("csrnet", "1", False): (Errors(68.43, 105.99), Errors(7.49, 12.33)),
+    ("csrnet", "1/4", False): (Errors(89.65, 146.40), Errors(10.82, 16.21)),
+    ("csrnet", "1/4", True): (Errors(71.55, 114.40), Errors(7.48, 11.68)),
+    ("bl", "1", False): (Errors(61.46, 103.17), Errors(7.50, 12.60)),
+    ("bl", "1/4", False): (Errors(88.35, 145.47), Errors(12.25, 19.77)),
+    ("bl", "1/4", True): (Errors(62.73, 102.33), Errors(7.98, 13.13)),
+}
+
+
+def printed_row(network: str, width: str) -> PrintedRow | None:
+    """Return the row of Table 8, or None where the paper has none."""
+    for row in SKT_TABLE_8:
+        if (row.network, row.width) == (network, width):
+            return row
+    return None
+
+
+def printed_cost(network: str, width: str, size: Size) -> Cost | None:
+    """Return the printed cost of a network at a size, or None where the paper has none."""
+    row = printed_row(network, width)
+    return row.costs.get(size) if row else None
