@@ -10,6 +10,7 @@ import onnx
 from crowdrt.contracts import METADATA_KEY, Feeds, GraphInfo, TensorSpec
 from crowdrt.engines.base import check_feeds, check_threads
 from crowdrt.engines.machine import cpu_may_saturate
+from crowdrt.engines.unsigned import unsigned_activations
 from crowdrt.errors import EngineError
 from crowdrt.lazy import require
 from crowdrt.onnx_file import read_onnx, stored_info
@@ -47,7 +48,8 @@ class OrtEngine:
         source = str(model) if isinstance(model, Path) else "the network"
         self.config = dict(session_config(model) if config is None else config)
         options = session_options(ort, num_threads, self.config, optimise=optimise)
-        self._session = open_session(ort, model, options, source=source)
+        graph = for_cpu(model) if optimise else model
+        self._session = open_session(ort, graph, options, source=source)
         said = self._session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
         self.info = None if said is None else GraphInfo.from_json(said, source=source)
         self.inputs = tuple(map(spec_of, self._session.get_inputs()))
@@ -90,7 +92,14 @@ def save_optimised(
     ort = require("onnxruntime", extra="cpu")
     options = session_options(ort, num_threads, config, optimise=True)
     options.optimized_model_filepath = str(out)
-    open_session(ort, model, options, source=str(model))
+    open_session(ort, for_cpu(model), options, source=str(model))
+
+
+def for_cpu(model: Path | bytes) -> Path | bytes:
+    """Return `model`, or its INT8 graph in the form that ONNX Runtime's CPU kernels are fast at."""
+    proto = read_onnx(model) if isinstance(model, Path) else onnx.load_from_string(model)
+    unsigned = unsigned_activations(proto)
+    return model if unsigned is None else unsigned.SerializeToString()
 
 
 def session_options(

@@ -1,0 +1,188 @@
+"""A float ONNX network and photographs become an INT8 ONNX network."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from crowdrt.calibration.cost import conv_macs, int8_share
+from crowdrt.calibration.layerwise import LayerwiseGraph
+from crowdrt.calibration.plan import Plan, plan_int8
+from crowdrt.calibration.qdq import activation_scale, insert_qdq
+from crowdrt.calibration.ranges import AbsHistogram, range_of
+from crowdrt.console import track
+from crowdrt.contracts import Artifact, CalibrationConfig, Feeds, GraphInfo, Size
+from crowdrt.data.images import check_file
+from crowdrt.data.preprocess import load_feed
+from crowdrt.errors import CalibrationError
+from crowdrt.manifest import fingerprint, reusable, sha256_file, write_manifest, write_whole
+from crowdrt.onnx_file import graph_info, read_onnx, set_info
+
+MIN_OPSET = 13  # the first whose Q/DQ takes one scale per channel
+COST_SIZE: Size = (576, 864)  # at which shares of MACs are taken; they hardly depend on it
+FORM = 1  # of what is written for the same inputs; a new number makes old files stale
+
+
+def calibrate(
+    onnx_path: Path,
+    images: Sequence[Path],
+    out: Path,
+    config: CalibrationConfig,
+    keep_float: Sequence[str] = (),
+    *,
+    num_threads: int = 0,
+) -> Artifact:
+    """Write the INT8 form of a float network.
+
+    Args:
+        onnx_path: a float network that crowdrt exported, for a fixed or any size.
+        images: photographs like those that it will see, and none that it will be judged by. Of
+            more than `config.num_images`, that many are taken at even distances. Each is run at
+            its own size, whatever size the network was exported for.
+        out: the INT8 network; its manifest lies beside it.
+        config: how ranges are found.
+        keep_float: names of convolutions to leave in float.
+        num_threads: 0 uses every core.
+
+    Raises:
+        CalibrationError: there is no image, the network is quantized already, or its activations
+            are not finite.
+        ExportError: the network cannot be read, or another tool wrote it.
+        DataError: an image cannot be read.
+    """
+    chosen = pick(images, config.num_images)
+    files = [{"name": path.name, "sha256": hash_of(path)} for path in chosen]
+    made_from = {
+        "onnx": sha256_file(onnx_path) if onnx_path.is_file() else None,
+        "images": fingerprint({"files": sorted(files, key=str)}),
+        "config": asdict(config),
+        "keep_float": sorted(keep_float),
+        "form": FORM,
+    }
+    if artifact := reusable(out, made_from=made_from):
+        return artifact
+    model = read_onnx(onnx_path)
+    info = float_info(model, source=str(onnx_path))
+    plan = plan_int8(model, keep_float)
+    histograms = collect(model, plan, info, chosen, num_threads=num_threads)
+    ranges = ranges_of(plan, histograms, config)
+    write_int8(insert_qdq(model, plan, ranges, weight_bits=config.weight_bits), info, config, out)
+    facts = {
+        **asdict(config),
+        "images": {"num": len(files), "sha256": made_from["images"], "files": files},
+        "float": dict(plan.left),
+        "int8_macs": int8_share(conv_macs(model, COST_SIZE), plan.convs),
+        "tensors": tensor_facts(plan, histograms, ranges),
+    }
+    return write_manifest(out, kind="onnx", made_from=made_from, facts=facts)
+
+
+def pick(images: Sequence[Path], num_images: int) -> list[Path]:
+    """Return at most `num_images` of the images, at even distances."""
+    if not images:
+        raise CalibrationError(
+            "there are no images to calibrate on",
+            fix="name a folder of photographs: crowdrt calibrate model.onnx --images DIR",
+        )
+    num = min(num_images, len(images))
+    return [images[i * len(images) // num] for i in range(num)]
+
+
+def hash_of(image: Path) -> str:
+    """Return the SHA-256 of an image file."""
+    check_file(image)
+    return sha256_file(image)
+
+
+def float_info(model: onnx.ModelProto, *, source: str) -> GraphInfo:
+    """Return what a float network says of itself; refuse one that cannot become INT8."""
+    info = graph_info(model, source=source)
+    if info.precision != "fp32":
+        raise CalibrationError(
+            f"{source} is a network of precision {info.precision} already",
+            fix="calibrate the float network that it was made from",
+        )
+    opset = max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=0)
+    if opset < MIN_OPSET:
+        raise CalibrationError(
+            f"{source} is written for opset {opset}, INT8 needs {MIN_OPSET} or later",
+            fix="export it again: crowdrt export NETWORK --opset 17 -o model.onnx",
+        )
+    return info
+
+
+def collect(
+    model: onnx.ModelProto,
+    plan: Plan,
+    info: GraphInfo,
+    images: Collection[Path],
+    *,
+    num_threads: int = 0,
+) -> dict[str, AbsHistogram]:
+    """Run the float graph on the images and return a histogram per watched tensor."""
+    watched = [name for names in plan.watched.values() for name in names]
+    graph = LayerwiseGraph(model, watched, num_threads=num_threads)
+    histograms = {name: AbsHistogram() for name in watched}
+    for path in track(images, "calibrating", total=len(images)):
+        for name, values in graph.run(feeds_of(model, info, path)):
+            try:
+                histograms[name].add(values)
+            except FloatingPointError as error:
+                raise CalibrationError(
+                    f"{name} holds {error} on {path}",
+                    fix="the float network is broken for this image: check its weights with "
+                    "crowdrt count model.onnx IMAGE, or leave the image out",
+                ) from error
+    return histograms
+
+
+def feeds_of(model: onnx.ModelProto, info: GraphInfo, path: Path) -> Feeds:
+    """Return one photograph as the network takes it."""
+    stored = {value.name for value in model.graph.initializer}
+    name = next(value.name for value in model.graph.input if value.name not in stored)
+    pixels = load_feed(path, info.preprocessing)
+    if not info.normalised_input:
+        return {name: pixels}
+    mean, std = (
+        np.array(levels, np.float32)[:, None, None]
+        for levels in (info.preprocessing.mean, info.preprocessing.std)
+    )
+    return {name: (pixels.astype(np.float32) - mean) / std}
+
+
+def ranges_of(
+    plan: Plan, histograms: Mapping[str, AbsHistogram], config: CalibrationConfig
+) -> dict[str, float]:
+    """Return the range of each group: the widest of its watched tensors."""
+    return {
+        group: max(range_of(histograms[name], config) for name in names)
+        for group, names in plan.watched.items()
+    }
+
+
+def write_int8(
+    model: onnx.ModelProto, info: GraphInfo, config: CalibrationConfig, out: Path
+) -> None:
+    """Check the INT8 graph and write it, whole or not at all."""
+    set_info(model, replace(info, precision="int8", weight_bits=config.weight_bits))
+    onnx.checker.check_model(model, full_check=True)
+    onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
+    with write_whole(out) as temporary:
+        onnx.save(model, temporary)
+
+
+def tensor_facts(
+    plan: Plan, histograms: Mapping[str, AbsHistogram], ranges: Mapping[str, float]
+) -> dict[str, dict[str, Any]]:
+    """Return what the manifest says of each INT8 tensor; a range of 0 means it was always 0."""
+    return {
+        name: {
+            "range": ranges[group],
+            "largest": max(histograms[watched].largest for watched in plan.watched[group]),
+            "scale": float(activation_scale(ranges[group])),
+        }
+        for name, group in plan.group_of.items()
+    }
