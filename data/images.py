@@ -50,6 +50,7 @@ def read_image(path: Path, channels: Channels) -> UInt8Image:
     """
     check_file(path)
     with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # broken metadata does not concern us
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
             with Image.open(path, formats=FORMATS) as image:

@@ -1,34 +1,44 @@
-"""Head points from the .mat files in which the data sets publish them."""
+"""Head points from the .mat files in which the data sets publish them.
 
-import struct
+Our own small reader, because scipy.io.loadmat (1.17) ends the whole process with a segmentation
+fault on some damaged files, and works for a minute on others. Layout: MathWorks, "MAT-File
+Format", Level 5: a header of 128 bytes, then elements of a tag (type, size) and data, which nest
+and may be compressed. Read are numbers, cells and structures; the rest becomes None.
+"""
+
+import math
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from crowdrt.data.images import opening
 from crowdrt.errors import DataError
-from crowdrt.lazy import require
 
-if TYPE_CHECKING:
-    import scipy.io
+HEADER_BYTES = 128
+MAX_BYTES = 1 << 26  # decompressed; the largest published annotation has 200 kB
+MATRIX, COMPRESSED = 14, 15  # types of an element
+NUMBERS = {
+    1: "i1",
+    2: "u1",
+    3: "i2",
+    4: "u2",
+    5: "i4",
+    6: "u4",
+    7: "f4",
+    9: "f8",
+    12: "i8",
+    13: "u8",
+}
+CELL, STRUCT = 1, 2  # classes of a matrix
+NUMERIC = range(6, 16)
 
-# What scipy raises on damaged files; its own MatReadError is none of these and is added below.
-DAMAGED = (
-    OSError,
-    ValueError,
-    TypeError,
-    LookupError,
-    ArithmeticError,
-    AttributeError,
-    EOFError,
-    MemoryError,
-    NotImplementedError,
-    struct.error,
-    zlib.error,
-)
+DAMAGED = (ValueError, TypeError, LookupError, ArithmeticError, RecursionError, zlib.error)
+
+Element = tuple[int, bytes]  # type, data
 
 
 def read_points(
@@ -39,7 +49,7 @@ def read_points(
     Args:
         path: the .mat file.
         variable: the MATLAB variable that holds the points.
-        locate: finds the (N, 2) array inside the variable.
+        locate: finds the (N, 2) array inside the variable; a cell is a list, a structure a dict.
 
     Returns:
         (N, 2) x, y in pixels from 0; MATLAB counts from 1.
@@ -47,19 +57,14 @@ def read_points(
     Raises:
         DataError: the file is missing, damaged, or holds something else.
     """
-    if not path.is_file():
-        raise DataError(
-            f"{path} does not exist: its image has no annotation",
-            fix="copy it from the data set, or remove the image",
-        )
-    content = load(path, variable)
-    if variable not in content:
+    variables = load(path)
+    if variable not in variables:
         raise DataError(
             f"{path} has no variable {variable!r}", fix="copy it again from the published data set"
         )
     try:
         with np.errstate(over="ignore"):  # what overflows is no position, and is refused below
-            points = (np.asarray(locate(content[variable]), np.float64) - 1).astype(np.float32)
+            points = (np.asarray(locate(variables[variable]), np.float64) - 1).astype(np.float32)
     except DAMAGED as error:
         raise foreign(path, variable) from error
     if points.size == 0:
@@ -69,25 +74,96 @@ def read_points(
     return points
 
 
-def load(path: Path, variable: str) -> dict[str, Any]:
-    """Read one variable of a .mat file; others may be there, and are not decoded."""
-    if TYPE_CHECKING:
-        io = scipy.io
-    else:
-        io = require("scipy.io", extra="cpu")
-    try:
-        content: dict[str, Any] = io.loadmat(path, appendmat=False, variable_names=[variable])
-    except (*DAMAGED, io.matlab.MatReadError) as error:
-        raise DataError(
-            f"{path} is no MATLAB file that can be read: {error}",
-            fix="copy or download it again",
-        ) from error
-    return content
-
-
 def foreign(path: Path, variable: str) -> DataError:
     """Return the error for a variable of another shape than the published one."""
     return DataError(
         f"{path}: {variable!r} does not hold x, y points",
         fix="copy it again from the published data set",
     )
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Read every variable of a .mat file."""
+    with opening(path):
+        if not path.is_file():
+            raise DataError(
+                f"{path} does not exist: its image has no annotation",
+                fix="copy it from the data set, or remove the image",
+            )
+        content = path.read_bytes()
+    try:
+        return dict(variables_of(content))
+    except DAMAGED as error:
+        raise DataError(
+            f"{path} is no MATLAB file that can be read: {error}",
+            fix="copy or download it again; if you wrote it yourself, save it with -v7, not -v7.3",
+        ) from error
+
+
+def variables_of(content: bytes) -> Iterator[tuple[str, Any]]:
+    """Yield the name and the value of every variable of a Level 5 file."""
+    version, mark = content[124:126], content[126:HEADER_BYTES]
+    if (version, mark) != (b"\x00\x01", b"IM"):
+        raise ValueError("it does not begin as a little-endian Level 5 file does")
+    for element in elements(content[HEADER_BYTES:]):
+        yield from map(
+            matrix, elements(inflate(element[1])) if element[0] == COMPRESSED else [element]
+        )
+
+
+def inflate(data: bytes) -> bytes:
+    """Decompress an element; its checksum proves that it is whole."""
+    stream = zlib.decompressobj()
+    content = stream.decompress(data, MAX_BYTES)
+    if not stream.eof:
+        raise ValueError("a compressed variable is cut short, or absurdly large")
+    return content
+
+
+def elements(data: bytes) -> Iterator[Element]:
+    """Yield the elements that lie one after the other in `data`."""
+    start = 0
+    while start < len(data):
+        kind, size = (int.from_bytes(data[i : i + 4], "little") for i in (start, start + 4))
+        start += 8
+        if kind >> 16:  # a small element: size and type share 4 bytes, the data fills the other 4
+            kind, size, content = kind & 0xFFFF, kind >> 16, data[start - 4 : start]
+        else:
+            content = data[start : start + size]
+            start += size if kind == COMPRESSED else size + -size % 8
+        if size > len(content):
+            raise ValueError(f"an element of {size} bytes has only {len(content)}")
+        yield kind, content[:size]
+
+
+def matrix(element: Element) -> tuple[str, Any]:
+    """Return the name of a matrix and its value: an array, a list (cell), a dict (structure)."""
+    kind, data = element
+    if kind != MATRIX:
+        raise ValueError(f"an element of type {kind} where a matrix should be")
+    if not data:
+        return "", np.zeros((0, 0))
+    (_, flags), shape_element, (_, name), *parts = elements(data)
+    shape = numbers(shape_element).astype(int).tolist()
+    value: Any = None
+    if flags[0] in NUMERIC:
+        value = numbers(parts[0]).reshape(shape, order="F")
+    elif flags[0] == CELL:
+        value = [matrix(part)[1] for part in parts]
+    elif flags[0] == STRUCT and math.prod(shape) == 1:
+        value = structure(*parts)
+    return name.decode("latin-1"), value
+
+
+def numbers(element: Element) -> npt.NDArray[np.float64]:
+    """Return an element's numbers, which may be stored in a smaller type than the matrix has."""
+    kind, data = element
+    return np.frombuffer(data, np.dtype(NUMBERS[kind]).newbyteorder("<")).astype(np.float64)
+
+
+def structure(name_size: Element, names: Element, *values: Element) -> dict[str, Any]:
+    """Return a structure's fields; the names lie in slots of equal size, padded with zeros."""
+    size = int(numbers(name_size)[0])
+    slots = [names[1][i : i + size] for i in range(0, len(names[1]), size)]
+    fields = [slot.partition(b"\0")[0].decode("latin-1") for slot in slots]
+    return dict(zip(fields, (matrix(value)[1] for value in values), strict=True))

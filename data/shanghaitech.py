@@ -70,7 +70,7 @@ def read_heads(image: Path, truth: Path) -> npt.NDArray[np.float32]:
 
 def location(image_info: Any) -> Any:
     """Return `image_info{1,1}.location`."""
-    return image_info[0, 0]["location"][0, 0]
+    return image_info[0]["location"]
 
 
 def without_copies(samples: list[Sample], held_out: list[Sample]) -> list[Sample]:

@@ -1,4 +1,6 @@
 import shutil
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -107,7 +109,46 @@ def test_an_image_with_nobody_in_it(split):
     assert read_split(split)[1].heads.shape == (0, 2)
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@pytest.mark.parametrize("dtype", ["u1", "i2", "u2", "i4", "f4", "f8"])
+@pytest.mark.parametrize("compressed", [False, True])
+def test_every_number_type_is_read_as_scipy_reads_it(ucf_folder, dtype, compressed):
+    path = ucf_folder / "2_ann.mat"
+    points = np.array([[1, 200], [30, 4], [5, 60]], dtype)
+    others = {"text": "abc", "number": 3, "a": {"b": [1, 2]}}
+    scipy.io.savemat(path, {**others, "annPoints": points}, do_compression=compressed)
+    expected = scipy.io.loadmat(path)["annPoints"].astype(float) - 1
+    np.testing.assert_array_equal(ucf_cc_50(ucf_folder)[1].heads, expected)
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_annotation_that_claims_to_be_absurdly_large(split, compressed):
+    """Sizes are not believed: nothing is allocated for what is not there."""
+    path = split / "ground-truth" / "GT_IMG_2.mat"
+    content = bytearray(path.read_bytes())
+    structure = content.index(bytes([5, 0, 0, 0, 8, 0, 0, 0]), 200)  # its dimensions
+    content[structure + 11] = 16
+    if compressed:
+        body = zlib.compress(bytes(content[128:]))
+        content = content[:128] + struct.pack("<II", 15, len(body)) + body
+    path.write_bytes(content)
+    refusal(split)
+
+
+def test_compressed_bomb(split):
+    body = zlib.compress(bytes(1 << 27))
+    path = split / "ground-truth" / "GT_IMG_2.mat"
+    path.write_bytes(path.read_bytes()[:128] + struct.pack("<II", 15, len(body)) + body)
+    assert "absurdly large" in refusal(split)
+
+
+def test_matlab_7_3_is_named_in_the_fix(split):
+    path = split / "ground-truth" / "GT_IMG_2.mat"
+    path.write_bytes(b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM" + bytes(400))
+    with pytest.raises(DataError, match="-v7"):
+        read_split(split)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
 @given(changes=st.lists(st.tuples(st.integers(0, 2**16), st.integers(0, 255)), max_size=6))
 def test_damaged_annotation_gives_points_or_a_data_error(ucf_folder, changes):
     path = ucf_folder / "10_ann.mat"
@@ -145,6 +186,19 @@ def test_published_totals_of_ucf(data_root):
     samples = ucf_cc_50(data_root)
     assert len(samples) == 50
     assert sum(sample.annotated for sample in samples) == 63_974
+
+
+@pytest.mark.data
+def test_published_points_are_what_scipy_reads(data_root):
+    for sample in shanghaitech(data_root, "A", "train")[::10]:
+        path = sample.image.parents[1] / "ground-truth" / f"GT_{sample.image.stem}.mat"
+        info = scipy.io.loadmat(path)["image_info"][0, 0]
+        expected = (info["location"][0, 0] - 1).astype(np.float32)
+        np.testing.assert_array_equal(sample.heads, expected)
+    for sample in ucf_cc_50(data_root)[::10]:
+        path = sample.image.with_name(f"{sample.image.stem}_ann.mat")
+        expected = (scipy.io.loadmat(path)["annPoints"] - 1).astype(np.float32)
+        np.testing.assert_array_equal(sample.heads, expected)
 
 
 @pytest.mark.data
