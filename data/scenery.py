@@ -179,10 +179,10 @@ def _buildings(rng: np.random.Generator, pen: ImageDraw.ImageDraw, height: int, 
     """A row of fronts with windows and signs."""
     left = -int(rng.integers(0, 60))
     while left < width:
-        right = left + int(rng.uniform(0.08, 0.35) * width)
+        right = left + 20 + int(rng.uniform(0.06, 0.35) * width)
         top = int(height * rng.uniform(-0.6, 0.6))
         level = rng.uniform(70, 190)
-        tone = level + rng.uniform(-18, 18, 3)
+        tone = level * np.asarray((1.04, 1.0, 0.95)) + rng.uniform(-9, 9, 3)
         pen.rectangle((left, top, right, height), fill=_rgb(tone))
         step_x, step_y = int(rng.integers(9, 26)), int(rng.integers(10, 30))
         glass = _rgb(tone * rng.uniform(0.35, 0.75))

@@ -337,7 +337,7 @@ def _folds(rng: np.random.Generator, size: tuple[int, int], head_px: float) -> F
     top, left = rng.integers(0, NOISE_SIDE // 8, 2).tolist()
     rows, columns = min(size[0], NOISE_SIDE - top), min(size[1], NOISE_SIDE - left)
     folds = np.ones(size, np.float32)
-    folds[:rows, :columns] += np.float32(0.07) * bank[top : top + rows, left : left + columns]
+    folds[:rows, :columns] += np.float32(0.055) * bank[top : top + rows, left : left + columns]
     return folds
 
 

@@ -6,10 +6,12 @@ import pytest
 from PIL import Image
 
 from crowdrt.data import synthetic
+from crowdrt.data.crowd import Person, gather, head_owners, seen_heads
+from crowdrt.data.folder import photo_folder
 from crowdrt.data.people import Wardrobe
 from crowdrt.data.scenery import Camera
 from crowdrt.data.sprites import FEET, draw_person
-from crowdrt.data.synthetic import crowd_photograph, generate, head_owners, seen_heads
+from crowdrt.data.synthetic import crowd_photograph, generate
 from crowdrt.errors import CrowdRTError, DataError
 
 SIZE = (192, 288)
@@ -28,7 +30,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def crowd():
     """People as `crowd_photograph` places them: the view, the sprites and the target."""
     rng = np.random.default_rng(3)
-    camera, _, people = synthetic._crowd(rng, (288, 432), (120, 200), 150)
+    camera, _, people = gather(rng, (288, 432), (120, 200), 150)
     return camera, people
 
 
@@ -85,6 +87,14 @@ def test_the_files_hold_what_the_samples_say(tmp_path):
             pixels, _ = crowd_photograph(document["seed"], size=SIZE, people_range=PEOPLE)
             stored = np.asarray(image, int).transpose(2, 0, 1)
         assert np.abs(stored - pixels).mean() < 6  # JPEG
+
+
+def test_a_folder_reader_finds_the_same_heads(tmp_path):
+    samples = made(tmp_path)
+    found = photo_folder(tmp_path)
+    assert [sample.image for sample in found] == [sample.image for sample in samples]
+    for sample, read in zip(samples, found, strict=True):
+        np.testing.assert_array_equal(read.heads, sample.heads)
 
 
 def test_a_second_run_draws_nothing(tmp_path, monkeypatch):
@@ -155,24 +165,22 @@ def test_a_covered_head_is_not_annotated():
     rng = np.random.default_rng(0)
     sprite = draw_person(rng, Wardrobe.draw(rng), head_px=20, upright=0.9)
     place = {"sprite": sprite, "left": 30, "top": 20}
-    behind = synthetic.Person(**place, feet_row=200.0)
-    before = synthetic.Person(**place, feet_row=210.0)
-    aside = synthetic.Person(sprite=sprite, left=130, top=20, feet_row=210.0)
-    outside = synthetic.Person(sprite=sprite, left=-100, top=20, feet_row=210.0)
+    behind = Person(**place, feet_row=200.0)
+    before = Person(**place, feet_row=210.0)
+    aside = Person(sprite=sprite, left=130, top=20, feet_row=210.0)
+    outside = Person(sprite=sprite, left=-100, top=20, feet_row=210.0)
     assert len(seen_heads([behind], (240, 320))) == 1
     assert len(seen_heads([behind, before], (240, 320))) == 1
     assert len(seen_heads([behind, aside], (240, 320))) == 2
     assert len(seen_heads([behind, outside], (240, 320))) == 1
 
 
-def test_hidden_people_are_left_out_of_a_dense_crowd(crowd):
-    camera, people = crowd
-    inside = [
-        person
-        for person in people
-        if 0 <= person.head[0] < camera.size[1] and 0 <= person.head[1] < camera.size[0]
-    ]
-    assert 0 < len(seen_heads(people, camera.size)) < len(inside)
+def test_hidden_people_are_left_out_of_a_dense_crowd():
+    size = (192, 288)
+    _, _, people = gather(np.random.default_rng(1), size, (240, 270), 255)
+    centres = np.asarray([person.head for person in people])
+    inside = ((centres >= 0) & (centres < (size[1], size[0]))).all(axis=1)
+    assert 240 <= len(seen_heads(people, size)) < inside.sum()
 
 
 def test_people_nearer_to_the_camera_are_lower_and_larger(crowd):
