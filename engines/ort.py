@@ -46,10 +46,14 @@ class OrtEngine:
         ort = require("onnxruntime", extra="cpu")
         check_threads(num_threads)
         source = str(model) if isinstance(model, Path) else "the network"
-        self.config = dict(session_config(model) if config is None else config)
+        content = model
+        if optimise or config is None:
+            graph = read_graph(model)
+            config = session_config(graph) if config is None else config
+            content = for_cpu(model, graph) if optimise else model
+        self.config = dict(config)
         options = session_options(ort, num_threads, self.config, optimise=optimise)
-        graph = for_cpu(model) if optimise else model
-        self._session = open_session(ort, graph, options, source=source)
+        self._session = open_session(ort, content, options, source=source)
         said = self._session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
         self.info = None if said is None else GraphInfo.from_json(said, source=source)
         self.inputs = tuple(map(spec_of, self._session.get_inputs()))
@@ -70,10 +74,14 @@ class OrtEngine:
         return dict(zip(names, arrays, strict=True))
 
 
-def session_config(model: Path | bytes) -> dict[str, str]:
+def read_graph(model: Path | bytes) -> onnx.ModelProto:
+    """Return the graph in a file, which is checked, or in bytes, which are our own."""
+    return read_onnx(model) if isinstance(model, Path) else onnx.load_from_string(model)
+
+
+def session_config(graph: onnx.ModelProto) -> dict[str, str]:
     """Return the ONNX Runtime settings that are right for this graph on this CPU."""
-    proto = read_onnx(model) if isinstance(model, Path) else onnx.load_from_string(model)
-    exact = EXACT_INT8 if full_range_int8(proto) and cpu_may_saturate() else {}
+    exact = EXACT_INT8 if full_range_int8(graph) and cpu_may_saturate() else {}
     return {**SPINNING, **exact}
 
 
@@ -92,13 +100,12 @@ def save_optimised(
     ort = require("onnxruntime", extra="cpu")
     options = session_options(ort, num_threads, config, optimise=True)
     options.optimized_model_filepath = str(out)
-    open_session(ort, for_cpu(model), options, source=str(model))
+    open_session(ort, for_cpu(model, read_graph(model)), options, source=str(model))
 
 
-def for_cpu(model: Path | bytes) -> Path | bytes:
+def for_cpu(model: Path | bytes, graph: onnx.ModelProto) -> Path | bytes:
     """Return `model`, or its INT8 graph in the form that ONNX Runtime's CPU kernels are fast at."""
-    proto = read_onnx(model) if isinstance(model, Path) else onnx.load_from_string(model)
-    unsigned = unsigned_activations(proto)
+    unsigned = unsigned_activations(graph)
     return model if unsigned is None else unsigned.SerializeToString()
 
 

@@ -26,7 +26,7 @@ from crowdrt.onnx_file import external_files, read_onnx
 
 ENGINE = "engine.onnx"
 MANIFEST = "engine.json"
-FORMAT = 1  # of the folder; another number is another key
+FORMAT = 1  # of the folder and of what our own passes do to a graph; part of the key
 REBUILD = "build it on this machine: crowdrt build MODEL.onnx"
 PROBE_PX = 64
 STALE_S = 3600.0  # a temporary folder this old belongs to a build that was killed
@@ -83,6 +83,7 @@ def engine_identity(onnx_path: Path, num_threads: int) -> dict[str, Any]:
         "engine_version": _runtime_version(),
         "machine": machine_identity(),
         "options": {"num_threads": num_threads},
+        "crowdrt": __version__,
         "format": FORMAT,
     }
 
@@ -116,7 +117,6 @@ def _fill(folder: Path, onnx_path: Path, identity: dict[str, Any]) -> None:
         "config": engine.config,
         "info": None if engine.info is None else asdict(engine.info),
         "source": onnx_path.name,
-        "crowdrt": __version__,
     }
     write_json(folder / MANIFEST, document)
 
