@@ -1,7 +1,7 @@
 """Where the people of a synthetic photograph stand, and whose heads can be seen."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -169,7 +169,8 @@ def _standing(sprite: Sprite, x: float, head_row: float, feet_row: float) -> Per
 
 def _mirrored(sprite: Sprite) -> Sprite:
     """The same person facing the other way."""
-    return Sprite(
+    return replace(
+        sprite,
         colour=sprite.colour[:, ::-1],
         alpha=sprite.alpha[:, ::-1],
         shadow=sprite.shadow[:, ::-1],
@@ -208,7 +209,7 @@ def seen_heads(people: Sequence[Person], size: Size) -> npt.NDArray[np.float32]:
     heads = []
     for person, pixels in zip(people, seen, strict=True):
         x, y = person.head
-        whole = int(person.sprite.head.sum())
-        if 0 <= x < size[1] and 0 <= y < size[0] and pixels >= max(1, VISIBLE * whole):
+        enough = max(1.0, VISIBLE * person.sprite.head_area)
+        if 0 <= x < size[1] and 0 <= y < size[0] and pixels >= enough:
             heads.append((x, y))
     return np.asarray(heads, np.float32).reshape(-1, 2)

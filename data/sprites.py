@@ -29,7 +29,8 @@ class Sprite:
     colour: FloatImage  # (h, w, 3) grey levels 0..255, times alpha
     alpha: FloatImage  # (h, w) 0..1
     shadow: FloatImage  # (h, w) 0..1, what it takes from the light of those close behind
-    head: npt.NDArray[np.bool_]  # (h, w) where the head is, hair and hat included
+    head: npt.NDArray[np.bool_]  # (h, w) where the head is seen, hair and hat included
+    head_area: float  # pixels of the whole head, also under the person's own arm or umbrella
     centre: tuple[int, int]  # x, y of the head's centre in the sprite
 
 
@@ -46,6 +47,7 @@ class Pen:
         self.canvas = Image.new("RGBX", size, (0, 0, 0, 0))
         self.mask = Image.new("L", size, 0)
         self._draw, self._draw_mask = ImageDraw.Draw(self.canvas), ImageDraw.Draw(self.mask)
+        self.head_area = 0.0  # canvas pixels
         self.mask_level: int | None = None  # 255 draws the head, 0 covers it, None leaves it
 
     def squash(self, y: float) -> float:
@@ -117,6 +119,7 @@ def draw_person(
     _arms(pen, look, rng, over_head=False)
     pen.mask_level = 255
     _head(pen, look, rng)
+    pen.head_area = pen.mask.histogram()[255]
     pen.mask_level = 0
     _arms(pen, look, rng, over_head=True)
     _held(pen, look, rng)
@@ -310,6 +313,7 @@ def lit_sprite(
         alpha=np.divide(small[..., 3], 255, dtype=np.float32),
         shadow=np.divide(np.asarray(shadow), 255, dtype=np.float32),
         head=head,
+        head_area=pen.head_area / enlarge**2,
         centre=(int(pen.origin[0] / enlarge), int(pen.origin[1] / enlarge)),
     )
 

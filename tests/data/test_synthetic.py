@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,8 @@ from crowdrt.data.sprites import FEET, draw_person
 from crowdrt.data.synthetic import crowd_photograph, generate
 from crowdrt.errors import CrowdRTError, DataError
 
-SIZE = (192, 288)
-PEOPLE = (20, 90)
+SIZE = (128, 192)
+PEOPLE = (12, 45)
 
 
 def made(folder: Path, num_images: int = 2, seed: int = 7):
@@ -48,8 +49,8 @@ def test_a_photograph_has_a_crowd_in_range_inside_the_image(seed):
 
 
 def test_an_exact_number_of_people_can_be_asked_for():
-    _, heads = crowd_photograph(11, size=SIZE, people_range=(40, 40))
-    assert len(heads) == 40
+    _, heads = crowd_photograph(11, size=SIZE, people_range=(30, 30))
+    assert len(heads) == 30
 
 
 def test_the_default_is_a_few_hundred_people_at_the_default_size():
@@ -168,11 +169,25 @@ def test_a_covered_head_is_not_annotated():
     behind = Person(**place, feet_row=200.0)
     before = Person(**place, feet_row=210.0)
     aside = Person(sprite=sprite, left=130, top=20, feet_row=210.0)
+    sliver = Person(sprite=sprite, left=32, top=20, feet_row=210.0)
     outside = Person(sprite=sprite, left=-100, top=20, feet_row=210.0)
     assert len(seen_heads([behind], (240, 320))) == 1
     assert len(seen_heads([behind, before], (240, 320))) == 1
+    assert len(seen_heads([behind, sliver], (240, 320))) == 1
     assert len(seen_heads([behind, aside], (240, 320))) == 2
     assert len(seen_heads([behind, outside], (240, 320))) == 1
+
+
+def test_a_head_under_its_own_umbrella_is_not_annotated():
+    rng = np.random.default_rng(0)
+    wardrobe = replace(Wardrobe.draw(rng), carried=1e6)  # everybody has an umbrella or a placard
+    sprites = [draw_person(rng, wardrobe, head_px=20, upright=0.7) for _ in range(40)]
+    shown = np.asarray([sprite.head.sum() / sprite.head_area for sprite in sprites])
+    assert shown.min() < 0.25
+    assert 0.9 < shown.max() < 1.1
+    for sprite, share in zip(sprites, shown, strict=True):
+        alone = seen_heads([Person(sprite=sprite, left=30, top=0, feet_row=200.0)], (240, 320))
+        assert len(alone) == (share >= 0.25)
 
 
 def test_hidden_people_are_left_out_of_a_dense_crowd():
