@@ -137,8 +137,8 @@ def import_mcnn(path: Path) -> MCNN:
             name, foreign = f"columns.{index}.{position}", f"conv{layer}_{column}"
             tensors[f"{name}.weight"] = oihw(arrays[f"w_{foreign}"])
             tensors[f"{name}.bias"] = torch.from_numpy(arrays[f"b_{foreign}"])
-    tensors["density_head.0.weight"] = oihw(arrays["w_conv5"][:, :, fused_order(), :])
-    tensors["density_head.0.bias"] = torch.from_numpy(arrays["b_conv5"])
+    tensors["density_head.weight"] = oihw(arrays["w_conv5"][:, :, fused_order(), :])
+    tensors["density_head.bias"] = torch.from_numpy(arrays["b_conv5"])
     fill(model, tensors, source=str(path))
     model.eval()
     return model

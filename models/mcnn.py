@@ -2,9 +2,9 @@
 
 Zhang, Zhou, Chen, Gao and Ma, "Single-Image Crowd Counting via Multi-Column Convolutional Neural
 Network", CVPR 2016. Grey images, as in the paper; papers that compare costs count an RGB form
-(133,705 parameters instead of 127,953). Departures from the paper: `width` scales every layer,
-the fusion has a ReLU as in the trained arrays that `weights.import_mcnn` reads, and weights begin
-Kaiming-normal instead of from columns trained one by one.
+(133,705 parameters instead of 127,953). Two departures from the paper: `width` scales every
+layer, and weights begin Kaiming-normal instead of from columns trained one by one. The fusion has
+no ReLU: the trained arrays that `importers.import_mcnn` reads count worse with one.
 
 Shapes: B images, C = 1 (grey) or 3 (RGB), H x W input pixels, h x w = H/4 x W/4 output cells.
 """
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from crowdrt.contracts import Channels, Preprocessing
-from crowdrt.models.layers import initialise, start_positive
+from crowdrt.models.layers import initialise
 from crowdrt.models.network import Network
 from crowdrt.models.scaling import scaled
 
@@ -60,9 +60,8 @@ class MCNN(Network):
             for (kernels, _), plan in zip(COLUMNS, widths, strict=True)
         )
         fused = sum(plan[-1] for plan in widths)
-        self.density_head = nn.Sequential(nn.Conv2d(fused, 1, kernel_size=1), nn.ReLU())
+        self.density_head = nn.Conv2d(fused, 1, kernel_size=1)
         initialise(self)
-        start_positive(self.density_head)
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, C, H, W) normalised image -> (B, 1, h, w) people per cell; sum = count."""

@@ -93,6 +93,12 @@ def load_network(path: Path) -> tuple[Network, str, Fraction]:
     return model.eval(), info.network, info.width
 
 
+def describe_weights(path: Path) -> WeightsInfo:
+    """Return which network and width `path` belongs to, without loading its tensors."""
+    with opened(path) as file:
+        return read_info(file, source=path)
+
+
 def load_into(model: nn.Module, path: Path, *, network: str, width: Fraction) -> None:
     """Fill `model`, which is `network` at `width`.
 
@@ -114,10 +120,10 @@ def load_into(model: nn.Module, path: Path, *, network: str, width: Fraction) ->
 class SafetensorsFile(Protocol):
     """What is used of safetensors' open file, which has no type annotations."""
 
-    def metadata(self) -> Mapping[str, str] | None: ...  # noqa: D102
-    def keys(self) -> list[str]: ...  # noqa: D102
-    def get_slice(self, name: str) -> Any: ...  # noqa: D102
-    def get_tensor(self, name: str) -> Tensor: ...  # noqa: D102
+    def metadata(self) -> Mapping[str, str] | None: ...
+    def keys(self) -> list[str]: ...
+    def get_slice(self, name: str) -> Any: ...
+    def get_tensor(self, name: str) -> Tensor: ...
 
 
 @contextmanager
