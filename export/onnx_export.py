@@ -14,7 +14,7 @@ from torch import nn
 
 from crowdrt import __version__
 from crowdrt.console import say
-from crowdrt.contracts import Artifact, Feeds, GraphInfo, Size, UInt8Image
+from crowdrt.contracts import MIN_SIDE_PX, Artifact, Feeds, GraphInfo, Size, UInt8Image
 from crowdrt.errors import ExportError
 from crowdrt.export.deploy import ShippedNetwork
 from crowdrt.export.parity import PROBE_SIZES, probe_images, prove_parity
@@ -25,7 +25,6 @@ from crowdrt.models.network import Network
 from crowdrt.onnx_file import set_info
 
 OPSETS = range(13, 21)  # 13 has per-channel Q/DQ; PyTorch's tracer ends at 20
-MIN_SIDE_PX = 32
 
 DYNAMIC_AXES = {
     "image": {0: "batch", 2: "height", 3: "width"},
@@ -75,21 +74,25 @@ def export_onnx(
     }
     if (kept := reusable(path, made_from=made)) is not None:
         return kept
-    shipped = ShippedNetwork(model, info.preprocessing, normalised_input=normalised_input)
-    proto, exporter = to_onnx(shipped, size, opset)
     pictures = made_up_pictures(info, size)
-    proto, note = simplify(describe(proto, info), _feeds(shipped, pictures))
-    say(f"{path.name}: {note}")
+    proto, facts = _build(model, info, size, opset, pictures)
+    say(f"{path.name}: {facts['simplification']}")
     with write_whole(path) as temporary:
         onnx.save(proto, temporary)
         parity = prove_parity(model, temporary, images or pictures)
-    facts = {
-        "nodes": len(proto.graph.node),
-        "exporter": exporter,
-        "simplification": note,
-        "parity": parity.to_facts(),
-    }
+    facts["parity"] = parity.to_facts()
     return write_manifest(path, kind="onnx", made_from=made, facts=facts)
+
+
+def _build(
+    model: Network, info: GraphInfo, size: Size | None, opset: int, pictures: Sequence[UInt8Image]
+) -> tuple[onnx.ModelProto, dict[str, Any]]:
+    """Return the finished graph and what there is to say of how it came about."""
+    shipped = ShippedNetwork(model, info.preprocessing, normalised_input=info.normalised_input)
+    proto, exporter = to_onnx(shipped, size, opset)
+    proto, note = simplify(describe(proto, info), _feeds(shipped, pictures))
+    facts = {"nodes": len(proto.graph.node), "exporter": exporter, "simplification": note}
+    return proto, facts
 
 
 def check_opset(opset: int) -> None:
@@ -217,10 +220,18 @@ def describe(proto: onnx.ModelProto, info: GraphInfo) -> onnx.ModelProto:
     proto.ir_version = onnx.helper.find_min_ir_version_for(proto.opset_import, True)
     proto.producer_name, proto.producer_version = "crowdrt", __version__
     proto.graph.name = info.network
-    proto.doc_string = ""
-    del proto.metadata_props[:]
+    _forget_origin(proto)
     set_info(proto, info)
     return proto
+
+
+def _forget_origin(proto: onnx.ModelProto) -> None:
+    # the newer exporter notes source lines, with this machine's paths, at every node and value
+    graph = proto.graph
+    values = (*graph.input, *graph.output, *graph.value_info)
+    for each in (proto, graph, *graph.node, *graph.initializer, *values):
+        each.ClearField("doc_string")
+        each.ClearField("metadata_props")
 
 
 def made_up_pictures(info: GraphInfo, size: Size | None) -> list[UInt8Image]:
