@@ -16,6 +16,7 @@ from rich.progress import (
 T = TypeVar("T")
 
 err = Console(stderr=True, highlight=False)
+out = Console(highlight=False, soft_wrap=True)
 
 
 def say(message: str) -> None:

@@ -135,9 +135,7 @@ class CalibrationConfig:
                 fix="use at least 1; 32 photographs are a good start",
             )
         if self.weight_bits not in (7, 8):
-            raise RecipeError(
-                f"weight_bits={self.weight_bits} is not supported", fix="use 7 or 8"
-            )
+            raise RecipeError(f"weight_bits={self.weight_bits} is not supported", fix="use 7 or 8")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ def csrnet_quarter() -> Recipe:
         width=Fraction(1, 4),
         sizes=((576, 864),),
         weights="csrnet-quarter.safetensors",
-        training=TrainingConfig(steps=12_000, num_synthetic=240),
+        training=TrainingConfig(steps=6_000, num_synthetic=240),
     )
 
 

@@ -24,7 +24,8 @@ def save_checkpoint(
             tensors[f"{prefix}/{name}"] = value.detach().contiguous().clone()
     for index, moments in optimizer.state_dict()["state"].items():
         for name, value in moments.items():
-            tensors[f"optimizer/{index}/{name}"] = torch.as_tensor(value).detach().clone()
+            # contiguous: the moments follow the weights' channels-last layout
+            tensors[f"optimizer/{index}/{name}"] = torch.as_tensor(value).contiguous().clone()
     with write_whole(path) as temporary:
         save_file(tensors, temporary, metadata={"facts": json.dumps(facts)})
 

@@ -38,12 +38,20 @@ class Annotated:
     sigma: FloatArray  # (N,) pixels
 
 
+@dataclass(frozen=True)
+class SampleGroup:
+    """Photographs of one source and how often a crop is taken from them."""
+
+    name: str
+    samples: tuple[Sample, ...]
+    share: float  # relative to the other groups' shares, whatever the groups' sizes
+
+
 class CropSource:
     """Holds a training set in memory and cuts batches from it.
 
     Args:
-        groups: samples by source; every group is drawn from equally often, so that a small data
-            set is not drowned by a large one.
+        groups: what to cut from; empty groups are passed over.
         preprocessing: of the network that learns.
         density_stride: input pixels per density cell.
         config: crop size, batch size, sigma and seed.
@@ -51,17 +59,19 @@ class CropSource:
 
     def __init__(
         self,
-        groups: Sequence[Sequence[Sample]],
+        groups: Sequence[SampleGroup],
         preprocessing: Preprocessing,
         density_stride: int,
         config: TrainingConfig,
     ) -> None:
-        self._groups = [list(group) for group in groups if group]
+        self._groups = [group for group in groups if group.samples]
         if not self._groups:
             raise TrainingError(
                 "there is no annotated photograph to learn from",
                 fix="name a data set with --data DIR, or generate one: crowdrt synthesize -o DIR",
             )
+        shares = np.array([group.share for group in self._groups])
+        self._shares = shares / shares.sum()
         self._preprocessing = preprocessing
         self._stride = density_stride
         self._config = config
@@ -75,24 +85,29 @@ class CropSource:
         return Batch(images=np.stack(images), density=np.stack(density)[:, None])
 
     def _crop(self, rng: np.random.Generator) -> tuple[npt.NDArray[np.uint8], FloatArray]:
-        group = int(rng.integers(len(self._groups)))
-        photo = self._load(group, int(rng.integers(len(self._groups[group]))))
+        group = int(rng.choice(len(self._groups), p=self._shares))
+        photo = self._load(group, int(rng.integers(len(self._groups[group].samples))))
         crop = self._config.crop_px
         smallest = crop / min(photo.image.size)
         scale = max(smallest, float(np.exp(rng.uniform(np.log(0.6), np.log(1.5)))))
         side = crop / scale  # pixels of the photograph that the crop covers
         left = rng.uniform(0, max(photo.image.width - side, 0))
         top = rng.uniform(0, max(photo.image.height - side, 0))
-        heads = (photo.heads - np.float32([left, top])) * np.float32(scale)
+        heads = (photo.heads - np.array([left, top], np.float32)) * np.float32(scale)
         image = photo.image.resize(
             (crop, crop),
             Image.Resampling.BILINEAR,
-            box=(left, top, min(left + side, photo.image.width), min(top + side, photo.image.height)),
+            box=(
+                left,
+                top,
+                min(left + side, photo.image.width),
+                min(top + side, photo.image.height),
+            ),
             reducing_gap=2.0,
         )
         if rng.random() < 0.5:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-            heads = heads * np.float32([-1, 1]) + np.float32([crop - 1, 0])
+            heads = heads * np.array([-1, 1], np.float32) + np.array([crop - 1, 0], np.float32)
         density = density_map(
             heads,
             height=crop,
@@ -105,7 +120,7 @@ class CropSource:
     def _load(self, group: int, index: int) -> Annotated:
         key = (group, index)
         if key not in self._decoded:
-            self._decoded[key] = self._decode(self._groups[group][index])
+            self._decoded[key] = self._decode(self._groups[group].samples[index])
         return self._decoded[key]
 
     def _decode(self, sample: Sample) -> Annotated:

@@ -22,16 +22,17 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from crowdrt.console import progress_bar, say
 from crowdrt.contracts import Artifact, Sample, TrainingConfig
-from crowdrt.manifest import fingerprint, reusable, write_manifest
+from crowdrt.manifest import fingerprint, manifest_path, reusable, write_manifest
 from crowdrt.models import build_model
 from crowdrt.models.weights import save_weights
 from crowdrt.training.batch_norm import add_batch_norm, fold_batch_norm
 from crowdrt.training.checkpoint import load_checkpoint, save_checkpoint
-from crowdrt.training.crops import Batch, CropSource
+from crowdrt.training.crops import Batch, CropSource, SampleGroup
 from crowdrt.training.evaluate import CountErrors, count_errors, normalise
 from crowdrt.training.losses import density_loss
 
 EMA_DECAY = 0.998
+average_weights = get_ema_multi_avg_fn(EMA_DECAY)  # type: ignore[no-untyped-call]
 WARM_UP_STEPS = 200
 
 
@@ -39,7 +40,7 @@ WARM_UP_STEPS = 200
 class TrainingSet:
     """Photographs to learn from, by source, and photographs to choose the best network by."""
 
-    groups: tuple[tuple[Sample, ...], ...]
+    groups: tuple[SampleGroup, ...]
     validation: tuple[Sample, ...]
 
 
@@ -61,7 +62,7 @@ class Run:
         )
         self.model, self.optimizer = self.fabric.setup(model, optimizer)
         self.average = AveragedModel(
-            self.model.module, multi_avg_fn=get_ema_multi_avg_fn(EMA_DECAY), use_buffers=True
+            self.model.module, multi_avg_fn=average_weights, use_buffers=True
         )
         self.step = 0
         self.best_mae = math.inf
@@ -155,6 +156,7 @@ def train(
                 facts = {"step": run.step, "best_mae": run.best_mae, "key": fingerprint(made_from)}
                 save_checkpoint(checkpoint, run.modules, run.optimizer, facts)
     best.replace(weights)
+    manifest_path(best).unlink(missing_ok=True)
     artifact = write_manifest(
         weights, kind="weights", made_from=made_from, facts={"validation_mae": run.best_mae}
     )
@@ -182,9 +184,7 @@ def resume(run: Run, checkpoint: Path, *, key: str) -> None:
     say(f"resuming at step {run.step}")
 
 
-def keep_best(
-    run: Run, validation: Sequence[Sample], out: Path, best: Path, loss: float
-) -> None:
+def keep_best(run: Run, validation: Sequence[Sample], out: Path, best: Path, loss: float) -> None:
     """Validate, log one line, and keep the weights when they are the best so far."""
     errors = run.validate(validation)
     line: dict[str, Any] = {"step": run.step, "loss": loss, "time": time.time(), **asdict(errors)}
@@ -205,6 +205,14 @@ def show(bar: Progress, task: TaskID, run: Run, loss: float) -> None:
 def images_of(data: TrainingSet) -> dict[str, Any]:
     """Name the photographs, so that another set is never taken for this one."""
     return {
-        "groups": [[f"{s.image.name}:{s.annotated}" for s in group] for group in data.groups],
-        "validation": [f"{s.image.name}:{s.annotated}" for s in data.validation],
+        "groups": {
+            f"{group.name} x{group.share:g}": [label(sample) for sample in group.samples]
+            for group in data.groups
+        },
+        "validation": [label(sample) for sample in data.validation],
     }
+
+
+def label(sample: Sample) -> str:
+    """Return a photograph's name and count, with nothing of the machine's paths."""
+    return f"{sample.image.name}:{sample.annotated}"

@@ -1,0 +1,433 @@
+"""The command line: every verb is one stage on files, and `crowdrt run` is all of them.
+
+Results go to stdout, and with --json one JSON document and nothing else; progress and messages
+go to stderr. Exit status: 0, 1 when the work failed (with the fix), 2 for wrong usage.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from crowdrt import __version__
+from crowdrt.console import err, out
+from crowdrt.contracts import CalibrationConfig, Size, parse_size, parse_width
+from crowdrt.errors import CrowdRTError, RecipeError
+
+app = typer.Typer(
+    name="crowdrt",
+    help="Crowd-analysis networks from training to deployed engines, with proof at every step.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+Store = Annotated[
+    Path | None,
+    typer.Option(help="Engine store; default $CROWDRT_STORE, else the user's cache folder."),
+]
+Threads = Annotated[int, typer.Option(min=0, help="Threads; 0 takes every core.")]
+Sizes = Annotated[
+    list[str] | None, typer.Option("--size", help="HEIGHTxWIDTH in pixels; may be repeated.")
+]
+Data = Annotated[
+    Path | None,
+    typer.Option(help="ShanghaiTech, or any folder of photographs. Default: generated crowds."),
+]
+
+
+def main() -> None:
+    """Run the command line and turn every deliberate error into its message and status 1."""
+    try:
+        app()
+    except CrowdRTError as error:
+        err.print(f"[bold red]error[/]: {plain(error.problem)}\n  [bold]fix[/]: {plain(error.fix)}")
+        sys.exit(1)
+    except KeyboardInterrupt:
+        err.print("stopped; finished stages are kept, and the same command goes on from there")
+        sys.exit(1)
+    except BrokenPipeError:  # `crowdrt ... | head`
+        sys.stderr.close()
+        sys.exit(1)
+
+
+def plain(text: str) -> str:
+    """Return text in which rich sees no markup, whatever a file is called."""
+    from rich.markup import escape
+
+    return escape(text)
+
+
+def emit(document: object) -> None:
+    """Print the one JSON document of this command."""
+    sys.stdout.write(json.dumps(document, indent=1, default=str) + "\n")
+
+
+def version(wanted: bool) -> None:
+    """Print the version and stop."""
+    if wanted:
+        typer.echo(f"crowdrt {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=version, is_eager=True, help="Print it and stop.")
+    ] = False,
+) -> None:
+    """Say what holds for every verb."""
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Say what this machine can do, what is missing, and how to get it."""
+    from crowdrt.pipeline.doctor import examine, show
+
+    findings = examine()
+    if as_json:
+        emit(findings)
+    else:
+        show(findings)
+
+
+@app.command()
+def recipes(as_json: AsJson = False) -> None:
+    """List the named recipes."""
+    from crowdrt.recipes import RECIPES
+
+    rows = [
+        {"name": (recipe := make()).name, "network": recipe.network, "width": str(recipe.width),
+         "about": (make.__doc__ or "").splitlines()[0]}
+        for make in RECIPES
+    ]  # fmt: skip
+    if as_json:
+        emit(rows)
+        return
+    for row in rows:
+        out.print(
+            f"[bold]{row['name']}[/]  {row['network']} at width {row['width']}: {row['about']}"
+        )
+
+
+@app.command()
+def run(
+    recipe: str,
+    data: Data = None,
+    output: Annotated[
+        Path | None, typer.Option("--out", help="Folder; default artifacts/RECIPE.")
+    ] = None,
+    num_images: Annotated[
+        int, typer.Option("--images", min=1, help="How many photographs to count at most.")
+    ] = 60,
+    store: Store = None,
+    threads: Threads = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Do every stage of a recipe; ends with the table and report.html."""
+    from crowdrt.pipeline.run import run_recipe
+    from crowdrt.recipes import recipe_named
+
+    chosen = recipe_named(recipe)
+    summary = run_recipe(
+        chosen,
+        data=data,
+        out=output or Path("artifacts") / chosen.name,
+        num_images=num_images,
+        store=store,
+        num_threads=threads,
+    )
+    if as_json:
+        emit(summary.as_dict())
+    else:
+        summary.show()
+
+
+@app.command()
+def synthesize(
+    output: Annotated[Path, typer.Option("-o", "--out", help="Folder for the photographs.")],
+    num_images: Annotated[int, typer.Option(help="How many.")] = 12,
+    seed: Annotated[int, typer.Option(help="Another seed, other crowds.")] = 0,
+    size: Annotated[str, typer.Option(help="HEIGHTxWIDTH in pixels.")] = "576x864",
+    as_json: AsJson = False,
+) -> None:
+    """Generate photographs of crowds with every head annotated."""
+    from crowdrt.data.synthetic import generate
+
+    samples = generate(output, num_images=num_images, seed=seed, size=parse_size(size))
+    rows = [{"image": str(s.image), "annotated": s.annotated} for s in samples]
+    if as_json:
+        emit(rows)
+    else:
+        total = sum(s.annotated or 0 for s in samples)
+        out.print(f"{len(rows)} photographs with {total} people in {plain(str(output))}")
+
+
+@app.command(name="import")
+def import_weights(
+    source: Annotated[Path, typer.Argument(help="A .npz of MCNN arrays, or a PyTorch checkpoint.")],
+    output: Annotated[Path, typer.Option("-o", "--out", help="The safetensors file to write.")],
+    network: Annotated[str, typer.Option(help="Which network a checkpoint belongs to.")] = "mcnn",
+    width: Annotated[str, typer.Option(help="1, 1/2, 1/4 ...")] = "1",
+    as_json: AsJson = False,
+) -> None:
+    """Turn foreign weights into safetensors; a checkpoint's code is never run."""
+    from crowdrt.models.importers import import_checkpoint, import_mcnn
+    from crowdrt.models.weights import save_weights
+    from crowdrt.pipeline.stages import as_json as artifact_json
+
+    fraction = parse_width(width)
+    if source.suffix == ".npz":
+        if network != "mcnn" or fraction != 1:
+            raise RecipeError(
+                f"arrays of {network} at width {width} cannot be read from .npz",
+                fix=f"crowdrt import {source} -o {output}: .npz holds the full-width mcnn",
+            )
+        model = import_mcnn(source)
+    else:
+        model = import_checkpoint(source, network, fraction)
+    made_from = {"source": source.name}
+    artifact = save_weights(model, output, network=network, width=fraction, made_from=made_from)
+    emit(artifact_json(artifact)) if as_json else out.print(plain(str(artifact.path)))
+
+
+@app.command()
+def train(
+    recipe: str,
+    output: Annotated[Path, typer.Option("-o", "--out", help="Folder for weights and state.")],
+    data: Data = None,
+    steps: Annotated[int | None, typer.Option(help="Instead of the recipe's.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train a recipe's network; a killed run goes on where it stood."""
+    from crowdrt.pipeline.stages import as_json as artifact_json
+    from crowdrt.pipeline.stages import train_stage
+    from crowdrt.recipes import recipe_named
+
+    artifact = train_stage(recipe_named(recipe), data=data, out=output, steps=steps)
+    emit(artifact_json(artifact)) if as_json else out.print(plain(str(artifact.path)))
+
+
+@app.command()
+def export(
+    name: Annotated[str, typer.Argument(metavar="RECIPE|NETWORK")],
+    output: Annotated[Path, typer.Option("-o", "--out", help="The ONNX file to write.")],
+    width: Annotated[str | None, typer.Option(help="1, 1/2, 1/4 ...")] = None,
+    weights: Annotated[Path | None, typer.Option(help="A safetensors file.")] = None,
+    size: Annotated[str, typer.Option(help="HEIGHTxWIDTH, or dynamic.")] = "dynamic",
+    opset: Annotated[int, typer.Option(help="17 suits TensorRT 8.6 and later.")] = 17,
+    input_type: Annotated[
+        str, typer.Option("--input", help="uint8: pixels; float32: normalised by the caller.")
+    ] = "uint8",
+    random: Annotated[bool, typer.Option("--random", help="Random weights, for timing.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Export a network to ONNX and prove that it still counts the same."""
+    from crowdrt.pipeline.networks import origin_of_network, origin_of_recipe
+    from crowdrt.pipeline.stages import export_stage
+    from crowdrt.recipes import RECIPES, recipe_named
+
+    if input_type not in ("uint8", "float32"):
+        raise RecipeError(f"--input {input_type!r} is unknown", fix="use uint8 or float32")
+    fraction = parse_width(width) if width else None
+    if name in {make().name for make in RECIPES} and weights is None:
+        origin = origin_of_recipe(recipe_named(name))
+    else:
+        origin = origin_of_network(name, width=fraction, path=weights, random=random)
+    artifact = export_stage(
+        origin,
+        output,
+        size=None if size == "dynamic" else parse_size(size),
+        opset=opset,
+        normalised_input=input_type == "float32",
+    )
+    report(artifact, as_json)
+
+
+@app.command()
+def complexity(
+    network: str,
+    size: Sizes = None,
+    width: Annotated[str, typer.Option(help="1, 1/2, 1/4 ...")] = "1",
+    as_json: AsJson = False,
+) -> None:
+    """Count parameters, true MACs and the papers' FLOPs at any size."""
+    from crowdrt.export.complexity import complexity as cost
+
+    rows = [cost(network, parse_width(width), each) for each in sizes_of(size)]
+    if as_json:
+        emit([row.as_dict() for row in rows])
+        return
+    for row in rows:
+        height, width_px = row.size
+        out.print(
+            f"{row.network} {row.width} at {height}x{width_px}: {row.params / 1e6:.3f} M parameters, "
+            f"{row.macs / 1e9:.2f} G MACs, {row.paper_flops / 1e9:.2f} G by the papers' accounting"
+        )
+
+
+@app.command()
+def calibrate(
+    model: Annotated[Path, typer.Argument(help="A float ONNX file that crowdrt exported.")],
+    images: Annotated[Path, typer.Option(help="Folder of photographs like those to come.")],
+    output: Annotated[Path, typer.Option("-o", "--out", help="The INT8 ONNX file to write.")],
+    method: Annotated[str, typer.Option(help="minmax or percentile.")] = "percentile",
+    percentile: Annotated[float, typer.Option(help="Of |activation|.")] = 99.99,
+    num_images: Annotated[int, typer.Option(help="At most this many, evenly spaced.")] = 32,
+    weight_bits: Annotated[int, typer.Option(help="7 is right on every CPU; 8 needs VNNI.")] = 7,
+    as_json: AsJson = False,
+) -> None:
+    """Quantize to INT8: ranges from photographs, then explicit Q/DQ."""
+    from crowdrt.data.datasets import open_samples
+    from crowdrt.pipeline.stages import calibrate_stage
+
+    config = CalibrationConfig(
+        method=method,  # type: ignore[arg-type]
+        percentile=percentile,
+        num_images=num_images,
+        weight_bits=weight_bits,  # type: ignore[arg-type]
+    )
+    report(calibrate_stage(model, open_samples(images), output, config), as_json)
+
+
+@app.command()
+def build(
+    model: Annotated[Path, typer.Argument(help="An ONNX file.")],
+    store: Store = None,
+    threads: Threads = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Build an engine for this machine into the store; the second time is a hit."""
+    from crowdrt.engines.store import EngineStore
+    from crowdrt.pipeline.stages import default_store
+
+    engine = EngineStore(store or default_store()).build(model, num_threads=threads)
+    if as_json:
+        emit({"path": str(engine.path), "key": engine.key, "reused": engine.reused,
+              "seconds": engine.seconds})  # fmt: skip
+        return
+    how = "was built before" if engine.reused else f"built in {engine.seconds:.1f} s"
+    out.print(f"{plain(str(engine.path))} ({how})")
+
+
+@app.command()
+def count(
+    engine: Annotated[Path, typer.Argument(help="A built engine, or an ONNX file.")],
+    images: Annotated[list[Path], typer.Argument(help="Photographs, or folders of them.")],
+    overlay: Annotated[Path | None, typer.Option(help="Folder for density overlays.")] = None,
+    store: Store = None,
+    threads: Threads = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Count the people on photographs; with --overlay, show where they were seen."""
+    from crowdrt.pipeline.counting import count_photographs, show_counts
+
+    rows = count_photographs(engine, images, overlay=overlay, store=store, num_threads=threads)
+    if as_json:
+        emit(rows)
+    else:
+        show_counts(rows)
+
+
+@app.command()
+def profile(
+    engines: Annotated[list[Path], typer.Argument(help="Built engines, or ONNX files.")],
+    size: Sizes = None,
+    seconds: Annotated[float, typer.Option(help="Measuring time per size.")] = 30.0,
+    records: Annotated[Path | None, typer.Option("-o", help="Append the raw samples here.")] = None,
+    store: Store = None,
+    threads: Threads = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Measure latency: engines interleaved in one run, each in its own process."""
+    from crowdrt.pipeline.measuring import profile_engines, show_measurements
+
+    rows = profile_engines(
+        engines, sizes_of(size), seconds=seconds, records=records, store=store, num_threads=threads
+    )
+    if as_json:
+        emit(rows_of(rows))
+    else:
+        show_measurements(rows)
+
+
+@app.command()
+def table(
+    name: Annotated[str, typer.Argument(help="skt-8")],
+    size: Sizes = None,
+    network: Annotated[list[str] | None, typer.Option(help="Only these networks.")] = None,
+    records: Annotated[
+        Path | None, typer.Option(help="Read these records instead of measuring.")
+    ] = None,
+    output: Annotated[
+        Path, typer.Option("-o", "--out", help="Folder for networks and records.")
+    ] = Path("artifacts/table-skt-8"),
+    seconds: Annotated[float, typer.Option(help="Measuring time per network and size.")] = 60.0,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Measure again.")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Markdown on stdout.")] = False,
+    store: Store = None,
+    threads: Threads = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Show a paper's table, the printed column beside ours."""
+    from crowdrt.pipeline.measuring import paper_table, show_table
+
+    rows = paper_table(
+        name,
+        sizes_of(size),
+        networks=network,
+        records=records,
+        folder=output,
+        seconds=seconds,
+        fresh=fresh,
+        store=store,
+        num_threads=threads,
+    )
+    if as_json:
+        emit([row.as_dict() for row in rows])
+    else:
+        show_table(rows, markdown=markdown)
+
+
+@app.command(name="report")
+def write_report(
+    folder: Annotated[Path, typer.Argument(help="What `crowdrt run` left.")],
+    as_json: AsJson = False,
+) -> None:
+    """Write report.html and its plots again from a run's files."""
+    from crowdrt.pipeline.reporting import write_run_report
+
+    path = write_run_report(folder)
+    emit({"path": str(path)}) if as_json else out.print(plain(str(path)))
+
+
+def sizes_of(texts: list[str] | None) -> list[Size]:
+    """Return the sizes asked for; 576x864 where none is."""
+    return [parse_size(text) for text in texts or ["576x864"]]
+
+
+def rows_of(rows: Any) -> list[dict[str, Any]]:
+    """Return measurements as JSON-able rows with their figures beside the raw samples."""
+    from dataclasses import asdict
+
+    return [
+        asdict(row) | {"p50_ms": row.median_ms, "p90_ms": row.percentile_ms(90)} for row in rows
+    ]
+
+
+def report(artifact: Any, as_json: bool) -> None:
+    """Print what a stage wrote, or that nothing had changed."""
+    from crowdrt.pipeline.stages import as_json as artifact_json
+
+    if as_json:
+        emit(artifact_json(artifact))
+        return
+    note = " (nothing had changed)" if artifact.reused else ""
+    out.print(f"{plain(str(artifact.path))}{note}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""What this machine can do, what is missing, and the command that mends it."""
+
+import importlib.util
+import shutil
+import subprocess
+from collections.abc import Mapping
+from importlib import metadata
+from typing import Any
+
+from rich.table import Table
+
+from crowdrt.benchmarks.machine import describe_machine
+from crowdrt.console import out
+from crowdrt.engines.machine import cpu_may_saturate, num_cores
+
+# What each extra brings, by the module that shows it is there.
+CAPABILITIES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+    ("count and build on the CPU", "cpu", ("onnxruntime", "onnx_ir", "scipy")),
+    ("train and export", "train", ("torch", "safetensors", "lightning", "fvcore", "onnxsim")),
+    ("draw plots and reports", "report", ("matplotlib", "jinja2")),
+)
+
+
+def examine() -> dict[str, Any]:
+    """Return the findings as one JSON-able mapping."""
+    capabilities = [capability(*entry) for entry in CAPABILITIES]
+    machine = describe_machine()
+    return {
+        "machine": machine,
+        "threads": num_cores(),
+        "int8": int8_advice(),
+        "capabilities": capabilities,
+        "gpu": gpu(),
+    }
+
+
+def capability(purpose: str, extra: str, modules: tuple[str, ...]) -> dict[str, Any]:
+    """Say whether one extra is installed; modules are looked up, not imported."""
+    missing = [name for name in modules if importlib.util.find_spec(name) is None]
+    return {
+        "purpose": purpose,
+        "extra": extra,
+        "ready": not missing,
+        "missing": missing,
+        "fix": f"pip install 'crowdrt[{extra}]'" if missing else None,
+        "versions": {name: version_of(name) for name in modules if name not in missing},
+    }
+
+
+def version_of(module: str) -> str:
+    """Return the installed version of the distribution that holds `module`."""
+    try:
+        return metadata.version(module.replace("_", "-"))
+    except metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def int8_advice() -> str:
+    """Say how this CPU multiplies 8-bit integers."""
+    if cpu_may_saturate():
+        return "no VNNI: 16-bit sums can saturate, so keep the default 7-bit weights"
+    return "8-bit products are exact on this CPU; 7-bit weights stay right on every other"
+
+
+def gpu() -> dict[str, Any]:
+    """Say whether a CUDA device answers; engines for it are not built by this version."""
+    if shutil.which("nvidia-smi") is None:
+        return {"ready": False, "reason": "no CUDA device: nvidia-smi was not found"}
+    query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
+    try:
+        answer = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError) as error:
+        return {"ready": False, "reason": f"no CUDA device: nvidia-smi failed ({error})"}
+    return {
+        "ready": False,
+        "devices": answer.stdout.strip().splitlines(),
+        "reason": "a GPU is here, but this version builds CPU engines only",
+    }
+
+
+def show(findings: Mapping[str, Any]) -> None:
+    """Print the findings for people."""
+    machine = findings["machine"]
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    table.add_row(
+        "CPU", f"{machine['cpu']}, {findings['threads']} cores, {machine['memory_mib']} MiB"
+    )
+    table.add_row("INT8", findings["int8"])
+    for entry in findings["capabilities"]:
+        versions = ", ".join(f"{name} {text}" for name, text in entry["versions"].items())
+        missing = f"missing {', '.join(entry['missing'])}\n→ {entry['fix']}".replace("[", "\\[")
+        mark = "[green]ready[/]" if entry["ready"] else "[yellow]not yet[/]"
+        table.add_row(f"{mark}", f"{entry['purpose']}: {versions if entry['ready'] else missing}")
+    table.add_row("GPU", findings["gpu"]["reason"])
+    out.print(table)

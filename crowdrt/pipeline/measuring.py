@@ -1,0 +1,248 @@
+"""Which engines race which, and the papers' tables filled from their records."""
+
+import functools
+from collections.abc import Sequence
+from dataclasses import replace
+from fractions import Fraction
+from importlib import metadata
+from pathlib import Path
+
+from rich.markup import escape
+from rich.table import Table
+
+from crowdrt.benchmarks.race import Contender, RaceConfig, race
+from crowdrt.benchmarks.records import append_records, read_records
+from crowdrt.benchmarks.render import markdown_table, print_table
+from crowdrt.benchmarks.table import Complexity, Operations, TableRow, newest, table_rows
+from crowdrt.console import out, say
+from crowdrt.contracts import CalibrationConfig, Measurement, Size, UInt8Image
+from crowdrt.data.synthetic import crowd_photograph, generate
+from crowdrt.engines.base import open_engine
+from crowdrt.errors import BenchmarkError, RecipeError
+from crowdrt.manifest import sha256_file
+from crowdrt.pipeline.networks import Origin, eager_opener, origin_of_recipe
+from crowdrt.pipeline.stages import calibrate_stage, engine_folder, export_stage
+from crowdrt.recipes import RECIPES, TABLE_SIZES
+
+TABLE_NETWORKS = ("csrnet", "bl", "sanet")
+STUDENT = Fraction(1, 4)
+RACE_PEOPLE = (100, 400)
+CALIBRATION_SEED = 21
+FULL = Fraction(1)
+
+
+def race_photograph(size: Size) -> UInt8Image:
+    """Return the generated crowd that every contender counts, (3, H, W)."""
+    image, _ = crowd_photograph(3, size=size, people_range=RACE_PEOPLE)
+    return image
+
+
+def eager_contender(origin: Origin, num_threads: int) -> Contender:
+    """Return the network in eager PyTorch FP32, as the papers timed it."""
+    return Contender(
+        name=f"{origin.network} {origin.width} pytorch fp32",
+        network=origin.network,
+        width=str(origin.width),
+        engine="pytorch",
+        engine_version=metadata.version("torch"),
+        precision="fp32",
+        open=eager_opener(origin, num_threads),
+        sha256=sha256_file(origin.weights) if origin.weights else "",
+    )
+
+
+def engine_contender(path: Path, store: Path | None, num_threads: int) -> Contender:
+    """Return a built engine, or an ONNX file built in passing."""
+    folder = engine_folder(path, store)
+    info = open_engine(folder, num_threads=num_threads).info
+    if info is None:
+        raise BenchmarkError(
+            f"{path} was not exported by crowdrt: nothing says how a photograph enters it",
+            fix="export the network: crowdrt export NETWORK --weights F -o model.onnx",
+        )
+    return Contender(
+        name=f"{info.network} {info.width} onnxruntime {info.precision}",
+        network=info.network,
+        width=info.width,
+        engine="onnxruntime",
+        engine_version=metadata.version("onnxruntime"),
+        precision=info.precision,
+        open=functools.partial(open_engine, folder, num_threads=num_threads),
+        sha256=sha256_file(path / "engine.onnx" if path.is_dir() else path),
+    )
+
+
+def profile_engines(
+    paths: Sequence[Path],
+    sizes: Sequence[Size],
+    *,
+    seconds: float,
+    records: Path | None,
+    store: Path | None,
+    num_threads: int,
+) -> list[Measurement]:
+    """Race engines at every size; append the raw samples to `records` where it is given."""
+    contenders = [engine_contender(path, store, num_threads) for path in paths]
+    named = [
+        replace(contender, name=f"{path.name}: {contender.name}")
+        for path, contender in zip(paths, contenders, strict=True)
+    ]
+    config = RaceConfig(num_threads=num_threads, budget_s=seconds)
+    rows: list[Measurement] = []
+    for size in sizes:
+        measured = race(named, race_photograph(size), config)
+        rows += measured
+        if records is not None:
+            append_records(records, measured)
+    return rows
+
+
+def show_measurements(rows: Sequence[Measurement]) -> None:
+    """Print the figures to quote, and how far to trust them."""
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for title in ("engine", "size", "p50 ms", "p90 ms", "runs", "peak MiB", "verdict"):
+        table.add_column(title, justify="left" if title in ("engine", "verdict") else "right")
+    for row in rows:
+        timed = bool(row.samples_ms)
+        table.add_row(
+            escape(row.name),
+            f"{row.size[0]}x{row.size[1]}",
+            f"{row.median_ms:.1f}" if timed else "-",
+            f"{row.percentile_ms(90):.1f}" if timed else "-",
+            str(len(row.samples_ms)),
+            f"{row.peak_mib:.0f}",
+            escape(row.verdict),
+        )
+    out.print(table)
+
+
+def paper_table(
+    name: str,
+    sizes: Sequence[Size],
+    *,
+    networks: Sequence[str] | None,
+    records: Path | None,
+    folder: Path,
+    seconds: float,
+    fresh: bool,
+    store: Path | None,
+    num_threads: int,
+) -> list[TableRow]:
+    """Return the rows of a paper's table, measured here or read from `records`.
+
+    Args:
+        name: skt-8.
+        sizes: which of the table's sizes.
+        networks: which networks; None: all that have a full and a 1/4 row.
+        records: read these instead of measuring.
+        folder: keeps the exported networks and `records.jsonl`, which a second call reuses.
+        seconds: measuring time per network and size.
+        fresh: measure again even where `folder` holds a record.
+        store, num_threads: as everywhere.
+    """
+    wanted = check_table(name, sizes, networks)
+    if records is not None:
+        found = [row for row in read_records(records) if (row.network, row.size) in wanted]
+        if not found:
+            raise BenchmarkError(
+                f"{records} holds no row of {', '.join(networks or TABLE_NETWORKS)} at these sizes",
+                fix=f"measure them: leave out --records, or name one of {shown(TABLE_SIZES)}",
+            )
+        return table_rows(newest(found), operations_of(found))
+    path = folder / "records.jsonl"
+    known = [] if fresh or not path.is_file() else read_records(path)
+    rows: list[Measurement] = []
+    for network, size in wanted:
+        kept = [row for row in newest(known) if (row.network, row.size) == (network, size)]
+        if kept:
+            say(f"{network} at {shown([size])}: reusing run {kept[0].run_id}; --fresh repeats it")
+        else:
+            kept = race_family(network, size, folder, seconds, store, num_threads)
+            append_records(path, kept)
+        rows += kept
+    return table_rows(rows, operations_of(rows))
+
+
+def check_table(
+    name: str, sizes: Sequence[Size], networks: Sequence[str] | None
+) -> list[tuple[str, Size]]:
+    """Return the (network, size) pairs asked for, if the table has them."""
+    if name != "skt-8":
+        raise RecipeError(f"table {name!r} is unknown", fix="use skt-8: crowdrt table skt-8")
+    for network in networks or ():
+        if network not in TABLE_NETWORKS:
+            raise RecipeError(
+                f"{network!r} is not in table {name}", fix=f"use {', '.join(TABLE_NETWORKS)}"
+            )
+    for size in sizes:
+        if size not in TABLE_SIZES:
+            raise RecipeError(
+                f"table {name} has no size {shown([size])}",
+                fix=f"use {shown(TABLE_SIZES)}; for others: crowdrt profile ENGINE --size HxW",
+            )
+    return [(network, size) for size in sizes for network in networks or TABLE_NETWORKS]
+
+
+def shown(sizes: Sequence[Size]) -> str:
+    """Return sizes as the command line takes them."""
+    return ", ".join(f"{height}x{width}" for height, width in sizes)
+
+
+def race_family(
+    network: str, size: Size, folder: Path, seconds: float, store: Path | None, num_threads: int
+) -> list[Measurement]:
+    """Race a network's full form against its 1/4 student, eager and as engines, in one run."""
+    full = Origin(network=network, width=FULL, weights=None)
+    student = student_origin(network)
+    float_path, int8_path = student_files(student, folder)
+    contenders = [
+        eager_contender(full, num_threads),
+        eager_contender(student, num_threads),
+        engine_contender(float_path, store, num_threads),
+        engine_contender(int8_path, store, num_threads),
+    ]
+    config = RaceConfig(num_threads=num_threads, budget_s=seconds)
+    return race(contenders, race_photograph(size), config)
+
+
+def student_origin(network: str) -> Origin:
+    """Return the 1/4 student: the shipped one, else a random one, which is timed the same."""
+    for make in RECIPES:
+        recipe = make()
+        if (recipe.network, recipe.width) == (network, STUDENT) and recipe.weights:
+            return origin_of_recipe(recipe)
+    return Origin(network=network, width=STUDENT, weights=None)
+
+
+def student_files(student: Origin, folder: Path) -> tuple[Path, Path]:
+    """Return the student's FP32 and INT8 ONNX files, made where they are not there."""
+    stem = f"{student.network}-{student.width}".replace("/", "-")
+    float_path, int8_path = folder / f"{stem}.onnx", folder / f"{stem}.int8.onnx"
+    export_stage(student, float_path)
+    made = generate(folder / "photographs", num_images=2, seed=CALIBRATION_SEED)
+    calibrate_stage(float_path, made, int8_path, CalibrationConfig(num_images=2))
+    return float_path, int8_path
+
+
+def operations_of(rows: Sequence[Measurement]) -> Complexity:
+    """Work out what each row costs; needs torch, which only this machine's setup may lack."""
+    try:
+        from crowdrt.export.complexity import complexity
+    except ImportError:
+        say("without torch the cost columns stay empty: pip install 'crowdrt[train]'")
+        return {}
+    found: dict[tuple[str, str, Size], Operations] = {}
+    for row in rows:
+        key = (row.network, row.width, row.size)
+        if key not in found:
+            cost = complexity(row.network, Fraction(row.width), row.size)
+            found[key] = Operations(cost.params, cost.macs, cost.paper_flops)
+    return found
+
+
+def show_table(rows: Sequence[TableRow], *, markdown: bool) -> None:
+    """Print the table for a terminal, or as Markdown."""
+    if markdown:
+        print(markdown_table(rows), end="")
+    else:
+        print_table(rows, out)

@@ -1,0 +1,108 @@
+"""Which network the user means, with which weights, and its eager PyTorch form."""
+
+import functools
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from crowdrt import weights
+from crowdrt.contracts import GraphInfo, Recipe
+from crowdrt.engines.base import Engine
+from crowdrt.errors import RecipeError
+from crowdrt.manifest import sha256_file
+from crowdrt.models import NETWORKS
+
+if TYPE_CHECKING:
+    from crowdrt.models.network import Network
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """Which network is meant, and where its weights come from."""
+
+    network: str
+    width: Fraction
+    weights: Path | None  # None: freshly initialised
+
+    def describe(self) -> dict[str, Any]:
+        """What decides the exported file, for its manifest."""
+        return {
+            "network": self.network,
+            "width": str(self.width),
+            "weights_sha256": sha256_file(self.weights) if self.weights else None,
+        }
+
+    def build(self) -> "Network":
+        """Return the network with its weights, in evaluation mode."""
+        import torch
+
+        from crowdrt.models import build_model
+        from crowdrt.models.weights import load_into
+
+        torch.manual_seed(0)
+        model = build_model(self.network, self.width)
+        if self.weights is not None:
+            load_into(model, self.weights, network=self.network, width=self.width)
+        return model.eval()
+
+
+def origin_of_recipe(recipe: Recipe) -> Origin:
+    """Return the network of a recipe with the weights that the project ships for it."""
+    path = weights.FOLDER / recipe.weights if recipe.weights else None
+    if path is None or not path.is_file():
+        raise RecipeError(
+            f"recipe {recipe.name!r} has no shipped weights",
+            fix=f"train them: crowdrt train {recipe.name} --data DIR --out DIR",
+        )
+    return Origin(network=recipe.network, width=recipe.width, weights=path)
+
+
+def origin_of_network(
+    network: str, *, width: Fraction | None, path: Path | None, random: bool
+) -> Origin:
+    """Return the network that the command line describes.
+
+    A file knows its own width, so `--width` may be left out beside it. Without weights the
+    network has to be asked for as random: an engine that guesses must not come by accident.
+    """
+    if network not in NETWORKS:
+        raise RecipeError(
+            f"{network!r} is neither a recipe nor a network",
+            fix=f"choose a network from {', '.join(NETWORKS)}, or see: crowdrt recipes",
+        )
+    if path is not None:
+        from crowdrt.models.weights import describe_weights
+
+        found = describe_weights(path)
+        return Origin(network=network, width=width or found.width, weights=path)
+    if not random:
+        raise RecipeError(
+            f"{network} has no weights to export",
+            fix=f"add --weights FILE.safetensors, or --random for timing alone: "
+            f"crowdrt export {network} --random -o {network}.onnx",
+        )
+    return Origin(network=network, width=width or Fraction(1), weights=None)
+
+
+def open_eager(
+    network: str, width: Fraction, weights_path: Path | None, num_threads: int
+) -> Engine:
+    """Open the eager PyTorch FP32 form of a network; a race calls this in its own process."""
+    from crowdrt.engines.torch_eager import TorchEngine
+    from crowdrt.export.deploy import ShippedNetwork
+
+    origin = Origin(network=network, width=width, weights=weights_path)
+    model = origin.build()
+    info = GraphInfo(
+        network=network,
+        width=str(width),
+        preprocessing=model.preprocessing,
+        density_stride=model.density_stride,
+    )
+    return TorchEngine(ShippedNetwork(model, model.preprocessing), info, num_threads=num_threads)
+
+
+def eager_opener(origin: Origin, num_threads: int) -> "functools.partial[Engine]":
+    """Return a picklable opener of the eager PyTorch form."""
+    return functools.partial(open_eager, origin.network, origin.width, origin.weights, num_threads)

@@ -1,0 +1,80 @@
+"""Which photographs a stage sees: to prove parity, to calibrate, to count."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from crowdrt.contracts import Preprocessing, Sample, UInt8Image
+from crowdrt.data.datasets import open_samples
+from crowdrt.data.preprocess import pad_to_stride
+from crowdrt.data.shanghaitech import shanghaitech
+from crowdrt.data.synthetic import crowd_photograph, generate
+from crowdrt.errors import RecipeError
+
+# Where parity is proved: a small, a tall and an odd size, before padding to the stride.
+PROOF_SIZES = ((256, 320), (448, 192), (577, 865))
+RUN_SEED = 7  # of the generated photographs that `crowdrt run` counts
+NUM_GENERATED = 40
+
+
+def proof_photographs(preprocessing: Preprocessing) -> list[UInt8Image]:
+    """Generated crowds at several sizes, odd ones included, padded to the stride: (1, C, H, W)."""
+    images = []
+    for seed, size in enumerate(PROOF_SIZES):
+        pixels, _ = crowd_photograph(seed, size=size, people_range=(20, 60))
+        if preprocessing.channels == "grey":
+            pixels = pixels.mean(axis=0, keepdims=True).astype(np.uint8)
+        images.append(pad_to_stride(pixels, preprocessing)[None])
+    return images
+
+
+@dataclass(frozen=True, kw_only=True)
+class Photographs:
+    """What a run calibrates on and what it counts; the two never share a photograph."""
+
+    source: str
+    calibration: tuple[Sample, ...]
+    test: tuple[Sample, ...]
+
+
+def photographs(data: Path | None, out: Path, *, num_test: int) -> Photographs:
+    """Gather photographs from a data folder, or generate them into `out/photographs`.
+
+    ShanghaiTech's own splits are kept apart; any other folder gives every third photograph to
+    calibration and the rest to counting.
+    """
+    if data is None:
+        made = generate(out / "photographs", num_images=NUM_GENERATED, seed=RUN_SEED)
+        return split("generated crowds", made, num_test)
+    if (data / "ShanghaiTech").is_dir() or (data / "part_A").is_dir():
+        train = [*shanghaitech(data, "A", "train"), *shanghaitech(data, "B", "train")]
+        test = [*shanghaitech(data, "A", "test"), *shanghaitech(data, "B", "test")]
+        return Photographs(
+            source="ShanghaiTech A and B, test split",
+            calibration=tuple(train),
+            test=tuple(evenly(test, num_test)),
+        )
+    return split(data.name, open_samples(data), num_test)
+
+
+def split(source: str, samples: Sequence[Sample], num_test: int) -> Photographs:
+    """Give every third photograph to calibration and the rest to counting."""
+    if len(samples) < 2:
+        raise RecipeError(
+            f"{source} holds {len(samples)} photograph; a run needs some to calibrate on and "
+            "others to count",
+            fix="use a folder of at least 2 photographs, or leave --data out to generate some",
+        )
+    calibration = tuple(samples[::3]) if len(samples) > 2 else (samples[0],)
+    chosen = {sample.image for sample in calibration}
+    test = [sample for sample in samples if sample.image not in chosen]
+    return Photographs(source=source, calibration=calibration, test=tuple(evenly(test, num_test)))
+
+
+def evenly(samples: Sequence[Sample], number: int) -> list[Sample]:
+    """Return at most `number` samples, spread over the whole sequence."""
+    if len(samples) <= number:
+        return list(samples)
+    return [samples[i] for i in np.linspace(0, len(samples) - 1, number).round().astype(int)]

@@ -1,0 +1,104 @@
+"""A run's files become report.html, now or at any later time."""
+
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from crowdrt.benchmarks.accuracy import CountRow, accuracy
+from crowdrt.benchmarks.labels import network_label
+from crowdrt.benchmarks.records import read_records
+from crowdrt.benchmarks.render import markdown_table
+from crowdrt.benchmarks.report import (
+    AccuracyLine,
+    OverlayFigure,
+    Report,
+    StageLine,
+    write_report,
+)
+from crowdrt.benchmarks.table import TableRow, newest, table_rows
+from crowdrt.contracts import Artifact, Measurement
+from crowdrt.errors import BenchmarkError
+from crowdrt.manifest import write_whole
+from crowdrt.pipeline.measuring import operations_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class DocumentedRun:
+    """What `run.json` holds: everything on the page that no other file of the run says."""
+
+    recipe: dict[str, Any]
+    source: str  # of the photographs
+    stages: list[dict[str, Any]]
+    files: list[dict[str, Any]]
+    overlays: list[dict[str, Any]]
+    gate: str
+    precisions: list[str]
+
+
+def rows_of(measurements: list[Measurement]) -> list[TableRow]:
+    """Return the table's rows with what each network costs."""
+    return table_rows(newest(measurements), operations_of(measurements))
+
+
+def read_run(folder: Path) -> DocumentedRun:
+    """Read `run.json`.
+
+    Raises:
+        BenchmarkError: the folder is not a finished run's.
+    """
+    try:
+        return DocumentedRun(**json.loads((folder / "run.json").read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise BenchmarkError(
+            f"{folder} holds no finished run: {error}",
+            fix=f"finish one there: crowdrt run csrnet-quarter --out {folder}",
+        ) from error
+
+
+def read_counts(path: Path) -> list[CountRow]:
+    """Read the counts that a run left at `path`."""
+    try:
+        return [CountRow(**row) for row in json.loads(path.read_text())]
+    except (OSError, ValueError, TypeError) as error:
+        raise BenchmarkError(
+            f"{path} cannot be read: {error}", fix=f"delete it and run again: rm {path}"
+        ) from error
+
+
+def write_run_report(folder: Path) -> Path:
+    """Write table.md, the plots and report.html from what the run left in `folder`."""
+    run = read_run(folder)
+    measurements = read_records(folder / "records.jsonl")
+    rows = rows_of(measurements)
+    with write_whole(folder / "table.md") as temporary:
+        temporary.write_text(markdown_table(rows))
+    finished = datetime.fromtimestamp((folder / "run.json").stat().st_mtime, UTC)
+    report = Report(
+        title=str(run.recipe["name"]),
+        when=f"{finished:%Y-%m-%d %H:%M} UTC",
+        machine=measurements[0].machine,
+        rows=rows,
+        measurements=measurements,
+        accuracies=accuracy_lines(run, folder),
+        overlays=[
+            OverlayFigure(**figure | {"path": folder / figure["path"]}) for figure in run.overlays
+        ],
+        stages=[StageLine(**stage) for stage in run.stages],
+        files=[Artifact(**entry | {"path": Path(entry["path"])}) for entry in run.files],
+        recipe=run.recipe,
+    )
+    return write_report(report, folder)
+
+
+def accuracy_lines(run: DocumentedRun, folder: Path) -> list[AccuracyLine]:
+    """Return the errors of each precision, where the photographs are annotated."""
+    lines = []
+    network = network_label(run.recipe["network"], run.recipe["width"])
+    for precision in run.precisions:
+        rows = read_counts(folder / f"counts.{precision}.json")
+        if errors := accuracy(rows):
+            label = f"{network} {precision.upper()}"
+            lines.append(AccuracyLine(label=label, images=run.source, accuracy=errors, rows=rows))
+    return lines

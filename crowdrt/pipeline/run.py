@@ -1,0 +1,250 @@
+"""`crowdrt run`: every stage of a recipe, each skipped when its inputs have not changed."""
+
+import time
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from rich.markup import escape
+
+from crowdrt.benchmarks.accuracy import CountRow, accuracy, count_samples
+from crowdrt.benchmarks.race import RaceConfig, race
+from crowdrt.benchmarks.records import read_records, record_line
+from crowdrt.benchmarks.table import TableRow
+from crowdrt.console import out as stdout
+from crowdrt.console import say
+from crowdrt.contracts import Artifact, Measurement, Precision, Recipe, Sample
+from crowdrt.engines.base import open_engine
+from crowdrt.manifest import reusable, sha256_file, write_json, write_manifest, write_whole
+from crowdrt.pipeline.counting import count_one, describe_accuracy
+from crowdrt.pipeline.measuring import (
+    FULL,
+    eager_contender,
+    engine_contender,
+    race_photograph,
+    show_table,
+)
+from crowdrt.pipeline.networks import Origin, origin_of_recipe
+from crowdrt.pipeline.photographs import Photographs, evenly, photographs
+from crowdrt.pipeline.reporting import DocumentedRun, read_counts, rows_of, write_run_report
+from crowdrt.pipeline.stages import as_json, calibrate_stage, engine_folder, export_stage
+
+NUM_OVERLAYS = 6
+RACE_S = 45.0  # per size; the teacher takes most of it
+
+
+@dataclass(kw_only=True)
+class RunSummary:
+    """What a run made and found."""
+
+    recipe: Recipe
+    folder: Path
+    stages: list[dict[str, Any]] = field(default_factory=list)
+    files: list[Artifact] = field(default_factory=list)
+    counts: dict[Precision, list[CountRow]] = field(default_factory=dict)
+    gate: str = ""
+    rows: list[TableRow] = field(default_factory=list)
+    report: Path | None = None
+
+    def did(self, name: str, detail: str, *, since: float, reused: bool = False) -> None:
+        """Note a finished stage and say so."""
+        seconds = time.perf_counter() - since
+        note = "nothing had changed" if reused else f"{seconds:.1f} s"
+        say(f"{name:<12} {detail} ({note})")
+        self.stages.append({"name": name, "detail": detail, "seconds": seconds, "reused": reused})
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the summary as `--json` prints it."""
+        errors = {precision: accuracy(rows) for precision, rows in self.counts.items()}
+        return {
+            "recipe": self.recipe.name,
+            "folder": str(self.folder),
+            "stages": self.stages,
+            "files": [as_json(artifact) for artifact in self.files],
+            "accuracy": {p: asdict(e) if e else None for p, e in errors.items()},
+            "gate": self.gate,
+            "table": [row.as_dict() for row in self.rows],
+            "report": str(self.report),
+        }
+
+    def show(self) -> None:
+        """Print the table, the errors and where the report is."""
+        show_table(self.rows, markdown=False)
+        for precision, rows in self.counts.items():
+            if errors := accuracy(rows):
+                stdout.print(f"{precision.upper()}: {describe_accuracy(errors)}")
+        stdout.print(f"{self.gate}\n[bold]{escape(str(self.report))}[/]")
+
+
+def run_recipe(
+    recipe: Recipe,
+    *,
+    data: Path | None,
+    out: Path,
+    num_images: int,
+    store: Path | None,
+    num_threads: int,
+) -> RunSummary:
+    """Take a recipe from its weights to the table and the report.
+
+    Args:
+        recipe: what to do.
+        data: photographs to calibrate on and to count; None generates some.
+        out: folder for everything that is made; a second run reuses what it finds there.
+        num_images: how many photographs to count at most.
+        store: where engines are kept.
+        num_threads: 0 takes every core.
+    """
+    summary = RunSummary(recipe=recipe, folder=out)
+    start = time.perf_counter()
+    photos = photographs(data, out, num_test=num_images)
+    summary.did("photographs", describe(photos), since=start)
+    student = origin_of_recipe(recipe)
+    networks = make_networks(recipe, student, photos, out, summary)
+    engines = {}
+    for precision, artifact in networks.items():
+        start = time.perf_counter()
+        engines[precision] = engine_folder(artifact.path, store)
+        summary.did("build", f"{precision} engine {engines[precision].name}", since=start)
+    for precision, artifact in networks.items():
+        counted = count_stage(engines[precision], artifact, photos, out, summary, num_threads)
+        summary.counts[precision] = counted
+    summary.gate = judge_gate(recipe, summary.counts)
+    contenders = {p: artifact.path for p, artifact in networks.items()}
+    measurements = race_stage(recipe, student, contenders, out, summary, store, num_threads)
+    overlays = overlay_stage(engines, photos, out, summary)
+    run = DocumentedRun(
+        recipe=asdict(recipe) | {"width": str(recipe.width)},
+        source=photos.source,
+        stages=summary.stages,
+        files=[as_json(artifact) for artifact in summary.files],
+        overlays=overlays,
+        gate=summary.gate,
+        precisions=list(networks),
+    )
+    write_json(out / "run.json", asdict(run))
+    summary.rows = rows_of(measurements)
+    summary.report = write_run_report(out)
+    return summary
+
+
+def describe(photos: Photographs) -> str:
+    """Return in one line what is calibrated on and counted."""
+    return f"{photos.source}: {len(photos.test)} to count, others to calibrate on"
+
+
+def make_networks(
+    recipe: Recipe, student: Origin, photos: Photographs, out: Path, summary: RunSummary
+) -> dict[Precision, Artifact]:
+    """Export the float network and quantize it, as far as the recipe asks for."""
+    start = time.perf_counter()
+    exported = export_stage(student, out / f"{recipe.name}.onnx")
+    summary.did("export", str(exported.path), since=start, reused=exported.reused)
+    networks: dict[Precision, Artifact] = {"fp32": exported}
+    if "int8" in recipe.precisions:
+        start = time.perf_counter()
+        path = out / f"{recipe.name}.int8.onnx"
+        quantized = calibrate_stage(exported.path, photos.calibration, path, recipe.calibration)
+        summary.did("calibrate", str(quantized.path), since=start, reused=quantized.reused)
+        networks["int8"] = quantized
+    summary.files += networks.values()
+    return networks
+
+
+def count_stage(
+    engine: Path,
+    artifact: Artifact,
+    photos: Photographs,
+    out: Path,
+    summary: RunSummary,
+    num_threads: int,
+) -> list[CountRow]:
+    """Count the test photographs, unless this engine has counted exactly these before."""
+    start = time.perf_counter()
+    precision = "int8" if ".int8." in artifact.path.name else "fp32"
+    path = out / f"counts.{precision}.json"
+    images = [f"{sample.image}:{sha256_file(sample.image)}" for sample in photos.test]
+    made_from = {"network": artifact.sha256, "engine": engine.name, "images": images}
+    done = reusable(path, made_from=made_from)
+    if done is None:
+        rows = count_samples(open_engine(engine, num_threads=num_threads), photos.test)
+        write_json(path, [asdict(row) for row in rows])
+        done = write_manifest(path, kind="counts", made_from=made_from)
+    rows = read_counts(path)
+    errors = accuracy(rows)
+    detail = f"{precision}: " + (
+        describe_accuracy(errors) if errors else f"{len(rows)} photographs"
+    )
+    summary.did("count", detail, since=start, reused=done.reused)
+    summary.files.append(done)
+    return rows
+
+
+def judge_gate(recipe: Recipe, counts: dict[Precision, list[CountRow]]) -> str:
+    """Say whether INT8 counts as well as the recipe demands."""
+    before, after = (accuracy(counts.get(precision, [])) for precision in ("fp32", "int8"))
+    if before is None or after is None:
+        return "INT8 gate: not judged, there is no annotation to compare with"
+    increase = after.mae / before.mae - 1 if before.mae else 0.0
+    limit = recipe.gates.int8_mae_increase
+    verdict = "held" if increase <= limit else "FAILED: keep the FP32 engine"
+    return (
+        f"INT8 gate {verdict}: MAE {after.mae:.2f} against {before.mae:.2f} in FP32 "
+        f"({increase:+.1%}, tolerated {limit:+.0%})"
+    )
+
+
+def race_stage(
+    recipe: Recipe,
+    student: Origin,
+    networks: dict[Precision, Path],
+    out: Path,
+    summary: RunSummary,
+    store: Path | None,
+    num_threads: int,
+) -> list[Measurement]:
+    """Race the full network in PyTorch against the student's forms, at every size."""
+    start = time.perf_counter()
+    teacher = eager_contender(Origin(network=recipe.network, width=FULL, weights=None), num_threads)
+    contenders = [teacher, eager_contender(student, num_threads)]
+    contenders += [engine_contender(path, store, num_threads) for path in networks.values()]
+    path = out / "records.jsonl"
+    made_from = {
+        "contenders": [asdict(replace(c, open=str)) | {"open": ""} for c in contenders],
+        "sizes": recipe.sizes,
+        "num_threads": num_threads,
+    }
+    done = reusable(path, made_from=made_from)
+    if done is None:
+        config = RaceConfig(num_threads=num_threads, budget_s=RACE_S)
+        rows = [r for s in recipe.sizes for r in race(contenders, race_photograph(s), config)]
+        with write_whole(path) as temporary:
+            temporary.write_text("".join(record_line(row) + "\n" for row in rows))
+        done = write_manifest(path, kind="records", made_from=made_from)
+    summary.did("race", f"{len(contenders)} contenders", since=start, reused=done.reused)
+    summary.files.append(done)
+    return read_records(path)
+
+
+def overlay_stage(
+    engines: dict[Precision, Path], photos: Photographs, out: Path, summary: RunSummary
+) -> list[dict[str, Any]]:
+    """Draw what the last engine sees on a few photographs, from few people to many."""
+    from crowdrt.benchmarks.overlay import save_overlay
+
+    start = time.perf_counter()
+    engine = open_engine(list(engines.values())[-1])
+    figures = []
+    for sample in evenly(sorted(photos.test, key=people), NUM_OVERLAYS):
+        row, picture = count_one(engine, sample, wants_picture=True)
+        path = out / "overlays" / f"{sample.image.stem}.jpg"
+        save_overlay(picture, path)
+        figures.append({"path": str(path.relative_to(out)), "name": sample.image.name,
+                        "count": row.count, "annotated": row.annotated})  # fmt: skip
+    summary.did("overlays", f"{len(figures)} pictures in {out / 'overlays'}", since=start)
+    return figures
+
+
+def people(sample: Sample) -> int:
+    """Return the annotated count, to sort by."""
+    return sample.annotated or 0

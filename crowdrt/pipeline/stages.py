@@ -1,0 +1,125 @@
+"""One function per stage: files in, files out, nothing done twice.
+
+Each stage asks the manifest beside its output whether its inputs have changed since; where they
+have not, it does nothing and says so.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from crowdrt import __version__
+from crowdrt.contracts import (
+    Artifact,
+    CalibrationConfig,
+    GraphInfo,
+    Preprocessing,
+    Recipe,
+    Sample,
+    Size,
+    UInt8Image,
+)
+from crowdrt.engines.base import Engine, open_engine
+from crowdrt.engines.store import EngineStore
+from crowdrt.manifest import reusable
+from crowdrt.pipeline.networks import Origin
+from crowdrt.pipeline.photographs import proof_photographs
+
+
+def train_stage(recipe: Recipe, *, data: Path | None, out: Path, steps: int | None) -> Artifact:
+    """Train a recipe's network; the best one becomes `out/weights.safetensors`."""
+    from crowdrt.training.loop import train
+    from crowdrt.training.sets import training_set
+
+    config = recipe.training if steps is None else replace(recipe.training, steps=steps)
+    photographs = training_set(
+        data, num_synthetic=config.num_synthetic, synthetic=out / "photographs"
+    )
+    return train(recipe.network, recipe.width, config, photographs, out)
+
+
+def export_stage(
+    origin: Origin,
+    out: Path,
+    *,
+    size: Size | None = None,
+    opset: int = 17,
+    normalised_input: bool = False,
+) -> Artifact:
+    """Export, simplify and prove; does nothing when `out` was made from exactly this."""
+    made_from = origin.describe() | {
+        "size": size,
+        "opset": opset,
+        "normalised_input": normalised_input,
+        "crowdrt": __version__,
+    }
+    if done := reusable(out, made_from=made_from):
+        return done
+    from crowdrt.export.deploy import deploy
+    from crowdrt.export.onnx_export import export_onnx
+
+    model = origin.build()
+    images = proof_photographs(model.preprocessing)
+    shipped = deploy(model, proof_tensor(images[0], model.preprocessing))
+    info = GraphInfo(
+        network=origin.network,
+        width=str(origin.width),
+        preprocessing=model.preprocessing,
+        density_stride=model.density_stride,
+        normalised_input=normalised_input,
+    )
+    return export_onnx(
+        shipped,
+        info,
+        out,
+        size=size,
+        opset=opset,
+        normalised_input=normalised_input,
+        made_from=made_from,
+        images=images if size is None else (),
+    )
+
+
+def proof_tensor(image: UInt8Image, preprocessing: Preprocessing) -> Any:
+    """Return a photograph as the float tensor that a network's `forward` takes."""
+    import torch
+
+    from crowdrt.training.evaluate import normalise
+
+    return normalise(torch.from_numpy(image), preprocessing)
+
+
+def calibrate_stage(
+    onnx_path: Path, samples: Sequence[Sample], out: Path, config: CalibrationConfig
+) -> Artifact:
+    """Quantize to INT8 with ranges from some of these photographs, taken at even distances."""
+    from crowdrt.calibration.calibrate import calibrate
+
+    return calibrate(onnx_path, [sample.image for sample in samples], out, config)
+
+
+def default_store() -> Path:
+    """Return where engines are kept: $CROWDRT_STORE, else the user's cache folder."""
+    if named := os.environ.get("CROWDRT_STORE"):
+        return Path(named)
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(cache) / "crowdrt" / "engines"
+
+
+def engine_folder(path: Path, store: Path | None, *, num_threads: int = 0) -> Path:
+    """Return the built engine at `path`; an ONNX file is built in passing."""
+    if path.is_dir():
+        return path
+    return EngineStore(store or default_store()).build(path, num_threads=num_threads).path
+
+
+def open_any(path: Path, store: Path | None, *, num_threads: int = 0) -> Engine:
+    """Load a built engine, or an ONNX file, which is built in passing."""
+    return open_engine(engine_folder(path, store), num_threads=num_threads)
+
+
+def as_json(artifact: Artifact) -> dict[str, Any]:
+    """Return an artifact as `--json` prints it."""
+    return asdict(artifact) | {"path": str(artifact.path)}
