@@ -2,8 +2,13 @@
 
 Placement follows what TensorRT fuses (its "Q/DQ layer placement" advice) and what ONNX Runtime
 turns into QLinearConv: every input of an INT8 convolution is quantized, and so is its result,
-behind the ReLU that both runtimes fuse into it. What leads to no further convolution is the
-network's answer and stays float. A pool or a concatenation passes INT8 through, on one scale.
+behind the ReLU that both runtimes fuse into it. A pool or a concatenation passes INT8 through,
+on one scale.
+
+The last convolution stays float, and so does what it answers. It costs next to nothing (1x1, one
+output channel), ONNX Runtime would run it in float anyway, since its result is not quantized, and
+every error in its few weights is an error of the count: on a trained MCNN the mean change of a
+count was 6 people with it in float and 16 (7-bit weights) or 54 (8-bit) with it in INT8.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -83,8 +88,7 @@ def plan_int8(model: onnx.ModelProto, keep_float: Collection[str] = ()) -> Plan:
             f"the network has no convolution to quantize: {left or 'none at all'}",
             fix="name fewer nodes to keep float, or use the float network as it is",
         )
-    tensors = [conv.input[0] for conv in convs]
-    tensors += [t for t in map(wiring.result_of, convs) if wiring.leads_to_conv(t)]
+    tensors = [name for conv in convs for name in (conv.input[0], wiring.result_of(conv))]
     group_of, passing = share_scales(wiring, tensors)
     return Plan(
         convs=tuple(map(name_of, convs)),
@@ -126,6 +130,8 @@ def reasons_to_stay(
             continue
         if name_of(node) in keep_float:
             left[name_of(node)] = "kept float on request"
+        elif node.op_type in CONVS and not wiring.leads_to_conv(node.output[0]):
+            left[name_of(node)] = "it makes the network's answer"
         elif node.op_type not in CONVS:
             left[name_of(node)] = f"{node.op_type} is not quantized"
         elif node.input[1] not in floats:
