@@ -1,11 +1,15 @@
 import os
+import struct
 import threading
+import warnings
+import zlib
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 
 from crowdrt.data.images import list_images, read_image
 from crowdrt.errors import DataError
@@ -61,9 +65,17 @@ def test_exif_orientation_is_applied(tmp_path, colours, turn):
     np.testing.assert_array_equal(pixels, upright[turn])
 
 
-def test_broken_exif_does_not_lose_the_photograph(tmp_path, colours):
-    Image.fromarray(colours).save(tmp_path / "a.png", exif=b"Exif\0\0no TIFF header at all")
-    pixels = read_image(tmp_path / "a.png", "rgb")
+@pytest.mark.parametrize(
+    "content",
+    [b"no TIFF header at all", b"II*\0\x08\0\0\0\x09\0\x12\x01"],
+    ids=["no header", "cut short"],
+)
+def test_broken_exif_does_not_lose_the_photograph(tmp_path, colours, content):
+    exif = b"Exif\0\0" + content
+    Image.fromarray(colours).save(tmp_path / "a.png", exif=exif)
+    with warnings.catch_warnings(record=True) as seen:
+        pixels = read_image(tmp_path / "a.png", "rgb")
+    assert not seen
     np.testing.assert_array_equal(pixels, colours.transpose(2, 0, 1))
 
 
@@ -159,6 +171,29 @@ def test_truncated_file(tmp_path, photo, suffix, kept):
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * kept)])
     problem = refusal(path)
     assert "damaged" in problem or "not an image" in problem
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+def test_truncated_file_that_must_be_turned(tmp_path, photo, suffix):
+    """The turn decodes too, and what it forgives must not hide that pixels are missing."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = photo(tmp_path / f"a.{suffix}", size=(128, 96), exif=exif)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert "damaged" in refusal(path)
+
+
+@pytest.mark.parametrize("error", [EOFError, IndexError, OverflowError, struct.error, zlib.error])
+def test_whatever_a_decoder_raises(tmp_path, photo, monkeypatch, error):
+    """Which exceptions escape from damaged files differs between Pillow's releases."""
+
+    def fail(_self):
+        raise error("broken inside")
+
+    path = photo(tmp_path / "a.png")
+    monkeypatch.setattr(Image.Image, "load", fail)
+    monkeypatch.setattr(PngImageFile, "load", fail)
+    assert "damaged: broken inside" in refusal(path)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (20000, 3), (3, 20000), (31, 500)])

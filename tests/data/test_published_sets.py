@@ -76,7 +76,16 @@ def test_annotation_that_is_no_matlab_file(split, content):
 def test_truncated_annotation(split):
     path = split / "ground-truth" / "GT_IMG_2.mat"
     path.write_bytes(path.read_bytes()[:200])
-    refusal(split)
+    assert "bytes has only" in refusal(split)
+
+
+def test_compressed_annotation_with_a_wrong_byte(split):
+    path = split / "ground-truth" / "GT_IMG_2.mat"
+    content = path.read_bytes()
+    body = bytearray(zlib.compress(content[128:]))
+    body[-1] ^= 1  # of the checksum
+    path.write_bytes(content[:128] + struct.pack("<II", 15, len(body)) + body)
+    assert "incorrect data check" in refusal(split)
 
 
 def test_annotation_without_the_variable(split):
