@@ -92,7 +92,7 @@ def notes(rows: Sequence[TableRow]) -> list[str]:
     ]
     missing = sorted({r.ratio_reason for r in rows if r.ratio_reason and r.cpu_s})
     lines += [f"Speed-up {ABSENT}: {why}." for why in missing]
-    return lines + [f"{_title(row)}: {row.verdict}" for row in rows if row.verdict != "valid"]
+    return lines + [f"{row.label}: {row.verdict}" for row in rows if row.verdict != "valid"]
 
 
 def print_table(rows: Sequence[TableRow], console: Console) -> None:
@@ -140,7 +140,7 @@ def _blocks(rows: Sequence[TableRow]) -> RenderableType:
     lines = []
     for row in rows:
         text = cells(row)
-        lines.append(Text.assemble("\n", (_title(row), "bold"), "  ", _verdict(text)))
+        lines.append(Text.assemble("\n", (row.label, "bold"), "  ", _verdict(text)))
         for name, title in PAIRS.items():
             pair = getattr(text, name)
             lines.append(
@@ -167,11 +167,6 @@ def _markdown(rows: Sequence[TableRow]) -> list[str]:
         columns = [text.network, text.engine, text.precision, *figures, text.peak_mib]
         lines.append("| " + " | ".join([*map(_escaped, columns), _escaped(text.verdict)]) + " |")
     return lines
-
-
-def _title(row: TableRow) -> str:
-    text = cells(row)
-    return f"{text.network} {text.engine} {text.precision}"
 
 
 def _widths(pairs: Sequence[Pair]) -> tuple[int, int]:

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from crowdrt.benchmarks.labels import engine_label, network_label
 from crowdrt.benchmarks.printed import SKT_TABLE_8, printed_cost, printed_row
 from crowdrt.contracts import Measurement, Size
 
@@ -54,6 +55,12 @@ class TableRow:
     verdict: str
     run_id: str
     printed: Mapping[str, float]  # empty where the paper has no such row
+
+    @property
+    def label(self) -> str:
+        """Return `1/4-CSRNet ONNX Runtime INT8`."""
+        name = network_label(self.network, self.width)
+        return f"{name} {engine_label(self.engine)} {self.precision.upper()}"
 
     def as_dict(self) -> dict[str, Any]:
         """Return the row as `--json` prints it."""
