@@ -17,7 +17,7 @@ from crowdrt.console import say
 from crowdrt.contracts import MIN_SIDE_PX, Artifact, Feeds, GraphInfo, Size, UInt8Image
 from crowdrt.errors import ExportError
 from crowdrt.export.deploy import ShippedNetwork
-from crowdrt.export.parity import PROBE_SIZES, probe_images, prove_parity
+from crowdrt.export.parity import probe_images, probe_sizes, prove_parity
 from crowdrt.export.quiet import quiet
 from crowdrt.export.simplify import simplify
 from crowdrt.manifest import reusable, write_manifest, write_whole
@@ -32,6 +32,7 @@ DYNAMIC_AXES = {
     "count": {0: "batch"},
 }
 OUTPUTS = ["density", "count"]
+EXAMPLE_SIZE = (96, 160)  # a multiple of every stride; the tracer only walks through it
 
 
 def export_onnx(
@@ -157,7 +158,7 @@ def to_onnx(shipped: ShippedNetwork, size: Size | None, opset: int) -> tuple[onn
 
 def _example(shipped: ShippedNetwork, size: Size | None) -> torch.Tensor:
     # A batch of two: with one image, tracing could take a free batch for the constant 1.
-    height, width = size or PROBE_SIZES[0]
+    height, width = size or EXAMPLE_SIZE
     shape = (1 if size else 2, shipped.mean.shape[1], height, width)
     if shipped.normalised_input:
         return torch.randn(shape)
@@ -237,8 +238,9 @@ def _forget_origin(proto: onnx.ModelProto) -> None:
 def made_up_pictures(info: GraphInfo, size: Size | None) -> list[UInt8Image]:
     """Return pictures that fit the graph; a free batch is shown two at once."""
     if size is not None:
-        return probe_images(info.preprocessing, [size, size])
-    first, *others = probe_images(info.preprocessing, PROBE_SIZES)
+        return probe_images(info.preprocessing, [size])
+    sizes = probe_sizes(info.preprocessing.stride)
+    first, *others = probe_images(info.preprocessing, sizes)
     return [np.concatenate([first, first[..., ::-1]]), *others]
 
 
