@@ -88,11 +88,12 @@ def race(
     num_threads = config.num_threads or num_cores()
     machine, run_id = describe_machine(), _new_run_id()
     with contextlib.ExitStack() as stack:
-        bar = stack.enter_context(console.progress_bar())
+        # a display that redraws itself would take time from what is being measured
+        bar = stack.enter_context(console.progress_bar(auto_refresh=False))
         task = bar.add_task("warming up", total=len(contenders), note="")
         runners = []
         for contender in contenders:
-            bar.update(task, note=contender.name)
+            bar.update(task, note=contender.name, refresh=True)
             runner = stack.enter_context(_started(contender, image, config, num_threads))
             runner.wait_until_warm()
             runners.append(runner)
@@ -100,7 +101,7 @@ def race(
         rounds = num_rounds(runners, config)
         bar.reset(task, description="racing", total=rounds * len(runners))
         for runner in _visits(runners, rounds, config.seed):
-            bar.update(task, note=runner.contender.name)
+            bar.update(task, note=runner.contender.name, refresh=True)
             runner.visit()
             bar.advance(task)
     height, width = image.shape[1:]

@@ -18,6 +18,7 @@ from crowdrt.benchmarks.printed import Errors
 from crowdrt.benchmarks.render import PAIRS, cells, notes
 from crowdrt.benchmarks.table import TableRow
 from crowdrt.contracts import Artifact, Measurement, Size
+from crowdrt.errors import BenchmarkError
 from crowdrt.lazy import require
 from crowdrt.manifest import write_whole
 
@@ -29,7 +30,7 @@ MIME = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg"}
 class AccuracyLine:
     """One engine on one set of photographs."""
 
-    label: str  # as `TableRow.label`: 1/4-CSRNet ONNX Runtime INT8
+    label: str  # network first, precision last: 1/4-CSRNet INT8
     images: str  # ShanghaiTech Part B test
     accuracy: Accuracy
     printed: Errors | None = None  # of the same network and images, where a paper has them
@@ -135,7 +136,7 @@ def headline(report: Report) -> list[tuple[str, str, str]]:
         (text.peak_mib, "MiB", "peak memory of its process"),
     ]
     for line in report.accuracies:
-        if line.label == best.label:
+        if line.label.startswith(text.network) and line.label.endswith(text.precision):
             what = f"mean absolute error, {line.images}"
             cards.append((significant(line.accuracy.mae), "people", what))
     return cards
@@ -232,7 +233,13 @@ def _plot(name: str, title: str, caption: str, pictures: list[bytes], folder: Pa
 
 
 def _image_uri(path: Path) -> str:
-    return _data_uri(path.read_bytes(), MIME[path.suffix.lower()])
+    try:
+        return _data_uri(path.read_bytes(), MIME[path.suffix.lower()])
+    except (OSError, KeyError) as error:
+        raise BenchmarkError(
+            f"{path} cannot be put into the report: {error}",
+            fix="run again, which draws the missing pictures; they are PNG or JPEG",
+        ) from error
 
 
 def _data_uri(content: bytes, mime: str) -> str:

@@ -85,11 +85,16 @@ def table_rows(
 
 
 def newest(measurements: Sequence[Measurement]) -> list[Measurement]:
-    """Return, for every size, the rows of its newest race; run ids start with the time."""
-    last: dict[Size, str] = {}
+    """Return, for every network and size, the rows of its newest race.
+
+    Run ids start with the time. A network's full form and students are raced together; other
+    networks may have been raced before or after.
+    """
+    last: dict[tuple[str, Size], str] = {}
     for row in measurements:
-        last[row.size] = max(last.get(row.size, ""), row.run_id)
-    return [row for row in measurements if row.run_id == last[row.size]]
+        key = (row.network, row.size)
+        last[key] = max(last.get(key, ""), row.run_id)
+    return [row for row in measurements if row.run_id == last[row.network, row.size]]
 
 
 def printed_cells(network: str, width: str, size: Size) -> dict[str, float]:

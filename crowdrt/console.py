@@ -24,8 +24,11 @@ def say(message: str) -> None:
     err.print(message, markup=False, soft_wrap=True)
 
 
-def progress_bar() -> Progress:
-    """Return a progress display; use it as a context manager."""
+def progress_bar(*, auto_refresh: bool = True) -> Progress:
+    """Return a progress display; use it as a context manager.
+
+    Without `auto_refresh` no thread runs in the background, and the caller redraws.
+    """
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
@@ -36,6 +39,7 @@ def progress_bar() -> Progress:
         TextColumn("{task.fields[note]}"),
         console=err,
         transient=not err.is_terminal,
+        auto_refresh=auto_refresh,
     )
 
 

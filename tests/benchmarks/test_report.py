@@ -21,6 +21,7 @@ from crowdrt.benchmarks.report import (
 )
 from crowdrt.benchmarks.table import table_rows
 from crowdrt.contracts import Artifact
+from crowdrt.errors import BenchmarkError
 
 HOSTILE = "<img src=x onerror=alert(1)>.jpg"
 COUNTS = [CountRow(image=f"{n}.jpg", count=n * 1.1, annotated=n) for n in range(10, 200, 10)]
@@ -165,3 +166,13 @@ def test_plots_are_pictures_of_their_page(theme, narrow):
             assert "#{:02x}{:02x}{:02x}".format(*corner) == theme.page
             assert image.width == pytest.approx(200 * look.width_in, abs=2)
             assert len(image.convert("RGB").getcolors(2**20)) > 10
+
+
+@pytest.mark.parametrize("name", ["gone.jpg", "overlay.svg"])
+def test_a_picture_that_cannot_be_embedded_is_named(tmp_path, name):
+    (tmp_path / "overlay.svg").write_text("<svg onload='alert(1)'/>")
+    figure = OverlayFigure(path=tmp_path / name, name="x", count=1.0, annotated=None)
+    report = Report(title="x", when="now", machine={}, overlays=[figure])
+    with pytest.raises(BenchmarkError, match=name):
+        write_report(report, tmp_path / "out")
+    assert not (tmp_path / "out" / "report.html").exists()

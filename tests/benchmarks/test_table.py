@@ -103,11 +103,12 @@ def test_rows_come_in_the_papers_order():
     ]
 
 
-def test_the_newest_race_of_each_size_is_taken():
+def test_the_newest_race_of_each_network_and_size_is_taken():
     old = measured("csrnet", "1", "pytorch", 1, run_id="20261120T000000Z-ffffff")
     new = measured("csrnet", "1", "pytorch", 2, run_id="20261121T000000Z-000000")
-    other = measured("csrnet", "1", "pytorch", 3, run_id="20261101T000000Z-0", size=(768, 1024))
-    assert newest([new, old, other]) == [new, other]
+    larger = measured("csrnet", "1", "pytorch", 3, run_id="20261101T000000Z-0", size=(768, 1024))
+    before = measured("bl", "1", "pytorch", 4, run_id="20261101T000000Z-1")
+    assert newest([new, old, larger, before]) == [new, larger, before]
 
 
 def test_json_has_the_agreed_keys():
