@@ -69,7 +69,7 @@ class DyingEngine(FakeEngine):
     """Its process disappears, as one does that the kernel killed for lack of memory."""
 
     def run(self, feeds: Feeds) -> Feeds:
-        if self.num_runs == 8:
+        if self.num_runs == 5:
             os.kill(os.getpid(), 9)
         return super().run(feeds)
 

@@ -47,14 +47,13 @@ def test_every_sample_of_every_contender_is_kept(photograph):
             contender("fast", partial(fake_engines.FakeEngine, 0.002)),
         ],
         photograph,
-        FAST,
+        replace(FAST, min_rounds=4),
     )
     slow, fast = rows
     assert [row.name for row in rows] == ["slow", "fast"]
-    assert 0.02 <= slow.median_ms / 1000 < 0.04
-    assert 0.002 <= fast.median_ms / 1000 < 0.01
+    assert slow.median_ms >= 20 > fast.median_ms >= 2
     assert len(slow.samples_ms) == 4  # one run per visit
-    assert len(fast.samples_ms) > 8  # bursts
+    assert len(fast.samples_ms) > 4  # bursts
     assert slow.size == (64, 96)
     assert slow.num_threads == 1
     assert slow.run_id == fast.run_id
