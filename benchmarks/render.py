@@ -22,6 +22,7 @@ from crowdrt.benchmarks.labels import (
 from crowdrt.benchmarks.printed import CPU, GPU, printed_row
 from crowdrt.benchmarks.table import TableRow
 
+PIPE_WIDTH = 120  # of a table that goes into a file or another program
 STYLES = {"valid": "green", "failed": "red"}
 
 
@@ -97,6 +98,8 @@ def notes(rows: Sequence[TableRow]) -> list[str]:
 
 def print_table(rows: Sequence[TableRow], console: Console) -> None:
     """Print one table per size; where the terminal is too narrow for it, one block per row."""
+    if not console.is_terminal:
+        console = Console(file=console.file, width=max(console.width, PIPE_WIDTH))
     for size, group in groupby(rows, key=lambda row: row.size):
         of_size = list(group)
         table = _wide(of_size)

@@ -205,3 +205,14 @@ def group_is_alive(group: int) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+def test_a_busy_neighbour_is_noticed(photograph):
+    neighbour = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        engine = contender("a", partial(fake_engines.FakeEngine, 0.05))
+        (row,) = race([engine], photograph, replace(FAST, min_rounds=4))
+    finally:
+        neighbour.kill()
+        neighbour.wait()
+    assert "shared: others used" in row.verdict

@@ -154,10 +154,16 @@ def test_markdown(monkeypatch):
 def test_a_terminal_shows_every_figure_whole(width, capsys):
     sizes = [A, (2032, 2912)]
     rows = table_rows([replace(row, size=size) for row in a_race() for size in sizes], COSTS)
-    print_table(rows, Console(width=width))
+    print_table(rows, Console(width=width, force_terminal=True, color_system=None))
     text = capsys.readouterr().out
     assert "…" not in text
     assert max(map(len, text.splitlines())) <= width
     for figure in ("16.26", "205.88", "2447.91", "0.113", "35.0x", "742", "failed", "0.058"):
         assert figure in text
     assert "others used 8 % of the CPU" in " ".join(text.split())
+
+
+def test_a_pipe_gets_the_wide_table(capsys):
+    print_table(table_rows(a_race(), COSTS), Console(width=80))
+    lines = capsys.readouterr().out.splitlines()
+    assert any("1/4-CSRNet" in line and "0.113" in line and "35.0x" in line for line in lines)
