@@ -102,7 +102,7 @@ def count(model: Network, size: Size) -> tuple[int, int, int]:
     image = torch.empty(1, model.preprocessing.num_channels, *size, device="meta")
     try:
         paper_flops = count_paper_flops(model, image)
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:  # ValueError: instance norm of one pixel
         height, width = size
         raise ExportError(
             f"{type(model).__name__} cannot run at {height}x{width}: {error}",
