@@ -38,7 +38,7 @@ def column(in_channels: int, kernels: tuple[int, ...], channels: list[int]) -> n
     return nn.Sequential(*layers)
 
 
-def preprocessing(channels: Channels) -> Preprocessing:
+def centred(channels: Channels) -> Preprocessing:
     """Return (pixel - 127.5) / 128, as the trained arrays expect it."""
     planes = 3 if channels == "rgb" else 1
     return Preprocessing(channels=channels, mean=(127.5,) * planes, std=(128.0,) * planes, stride=4)
@@ -47,12 +47,12 @@ def preprocessing(channels: Channels) -> Preprocessing:
 class MCNN(Network):
     """`forward` is the deployed network; nothing is only for training."""
 
-    preprocessing = preprocessing("grey")
+    preprocessing = centred("grey")
     density_stride = 4
 
     def __init__(self, width: Fraction = Fraction(1), *, channels: Channels = "grey") -> None:
         super().__init__()
-        self.preprocessing = preprocessing(channels)
+        self.preprocessing = centred(channels)
         planes = self.preprocessing.num_channels
         widths = [[scaled(c, width) for c in plan] for _, plan in COLUMNS]
         self.columns = nn.ModuleList(

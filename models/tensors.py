@@ -19,11 +19,15 @@ def fill(model: nn.Module, tensors: Mapping[str, Tensor], *, source: str) -> Non
     Raises:
         WeightsError: a tensor is missing, left over, of another shape, or not finite.
     """
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    check_shapes(found, expected, source=source)
+    check_shapes(found, shapes(model), source=source)
     check_finite(tensors, source=source)
     model.load_state_dict(dict(tensors))
+
+
+def shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every tensor that a weights file of `model` holds."""
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
 
 
 def check_shapes(found: Shapes, expected: Shapes, *, source: str) -> None:

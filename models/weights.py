@@ -13,6 +13,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from crowdrt.contracts import METADATA_KEY, Artifact
@@ -22,12 +23,12 @@ from crowdrt.manifest import write_manifest, write_whole
 from crowdrt.models import NETWORKS, build_model
 from crowdrt.models.importers import import_checkpoint, import_mcnn
 from crowdrt.models.network import Network
-from crowdrt.models.tensors import check_finite, check_shapes, fill
+from crowdrt.models.tensors import check_finite, check_shapes, fill, shapes
 
 __all__ = ["import_checkpoint", "import_mcnn", "load_into", "load_network", "save_weights"]
 
 FORMAT = 1
-WIDTH = re.compile(r"1|1/[1-9]\d?|[1-9]\d?/[1-9]\d?")  # Fraction("1e999999999") would never return
+WIDTH = re.compile(r"1|[1-9]\d?/[1-9]\d?")  # Fraction("1e999999999") would never return
 NOT_OURS = (
     "give a file that crowdrt train or save_weights wrote; a PyTorch checkpoint is read by "
     "crowdrt.models.weights.import_checkpoint"
@@ -58,7 +59,7 @@ def save_weights(
     """Write the model's tensors and the manifest beside them.
 
     Args:
-        model: its tensors must be those of `build_model(network, width)`.
+        model: `network` at `width`, as `build_model` makes it: folded, nothing beside it.
         path: a .safetensors file; it is replaced whole or not at all.
         network: what `load_network` will build.
         width: its width.
@@ -66,11 +67,14 @@ def save_weights(
         made_from: what decided the content, for the manifest; network, width and facts if None.
 
     Raises:
-        WeightsError: a value is NaN or infinite.
+        WeightsError: the tensors are not that network's, or one holds NaN or infinity.
     """
     safetensors = require("safetensors.torch", extra="train")
     tensors = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
-    check_finite(tensors, source=f"{network} at width {width}")
+    source = f"the model to be saved as {network} at width {width}"
+    with torch.device("meta"):
+        check_shapes(shapes(model), shapes(build_model(network, width)), source=source)
+    check_finite(tensors, source=source)
     identity = {"network": network, "width": str(width), "facts": dict(facts or {})}
     # One property for all: safetensors orders several at random, and the hash would change.
     text = json.dumps({"format": FORMAT, **identity}, sort_keys=True, default=str)
@@ -172,7 +176,6 @@ def read_info(file: "SafetensorsFile", *, source: Path) -> WeightsInfo:
 
 def read_tensors(file: "SafetensorsFile", model: nn.Module, *, source: Path) -> dict[str, Tensor]:
     """Read the tensors that `model` needs, after the header has proved that they fit."""
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-    check_shapes(found, expected, source=str(source))
+    check_shapes(found, shapes(model), source=str(source))
     return {name: file.get_tensor(name) for name in found}

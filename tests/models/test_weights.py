@@ -66,17 +66,23 @@ def test_the_manifest_names_the_weights(model, tmp_path):
     assert sorted(p.name for p in path.parent.iterdir()) == ["w.safetensors", "w.safetensors.json"]
 
 
-def test_equal_weights_are_equal_files_in_every_process(tmp_path):
-    code = (
-        "import sys, torch; from fractions import Fraction; from pathlib import Path\n"
-        "from crowdrt.models import build_model; from crowdrt.models.weights import save_weights\n"
-        "torch.manual_seed(3); w = Fraction(1, 8); m = build_model('mcnn', w)\n"
-        "facts = {'a': 1, 'b': 2, 'c': 3}\n"
-        "print(save_weights(m, Path(sys.argv[1]), network='mcnn', width=w, facts=facts).sha256)"
+def test_a_model_that_is_not_what_it_is_called_is_not_saved(model, tmp_path):
+    path = tmp_path / "w.safetensors"
+    with pytest.raises(WeightsError, match="saved as csrnet at width 1/8 does not fit"):
+        save_weights(model, path, network="csrnet", width=EIGHTH)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_equal_weights_are_equal_files_in_another_process(written, tmp_path):
+    code = (  # safetensors itself writes several metadata keys in random order
+        "import sys; from pathlib import Path\n"
+        "from crowdrt.models.weights import load_network, save_weights\n"
+        "model, network, width = load_network(Path(sys.argv[1])); target = Path(sys.argv[2])\n"
+        "save_weights(model, target, network=network, width=width, facts={'mae': 1.5})"
     )
-    command = [sys.executable, "-c", code, str(tmp_path / "w.safetensors")]
-    hashes = {subprocess.check_output(command, text=True) for _ in range(2)}
-    assert len(hashes) == 1
+    again = tmp_path / "again.safetensors"
+    subprocess.run([sys.executable, "-c", code, str(written), str(again)], check=True)
+    assert again.read_bytes() == written.read_bytes()
 
 
 def test_load_into_fills_the_model_it_is_given(model, written):
