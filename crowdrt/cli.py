@@ -4,20 +4,20 @@ Results go to stdout, and with --json one JSON document and nothing else; progre
 go to stderr. Exit status: 0, 1 when the work failed (with the fix), 2 for wrong usage.
 """
 
-import json
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from crowdrt import __version__
-from crowdrt.console import err, out
+from crowdrt.console import out, tell
 from crowdrt.contracts import CalibrationConfig, Size, parse_size, parse_width
-from crowdrt.errors import CrowdRTError, RecipeError
+from crowdrt.entry import Verbs, emit, run_app
+from crowdrt.errors import RecipeError
 
 app = typer.Typer(
     name="crowdrt",
+    cls=Verbs,
     help="Crowd-analysis networks from training to deployed engines, with proof at every step.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -40,30 +40,8 @@ Data = Annotated[
 
 
 def main() -> None:
-    """Run the command line and turn every deliberate error into its message and status 1."""
-    try:
-        app()
-    except CrowdRTError as error:
-        err.print(f"[bold red]error[/]: {plain(error.problem)}\n  [bold]fix[/]: {plain(error.fix)}")
-        sys.exit(1)
-    except KeyboardInterrupt:
-        err.print("stopped; finished stages are kept, and the same command goes on from there")
-        sys.exit(1)
-    except BrokenPipeError:  # `crowdrt ... | head`
-        sys.stderr.close()
-        sys.exit(1)
-
-
-def plain(text: str) -> str:
-    """Return text in which rich sees no markup, whatever a file is called."""
-    from rich.markup import escape
-
-    return escape(text)
-
-
-def emit(document: object) -> None:
-    """Print the one JSON document of this command."""
-    sys.stdout.write(json.dumps(document, indent=1, default=str) + "\n")
+    """Run the command line; every deliberate error becomes its message and status 1."""
+    run_app(app)
 
 
 def version(wanted: bool) -> None:
@@ -163,7 +141,7 @@ def synthesize(
         emit(rows)
     else:
         total = sum(s.annotated or 0 for s in samples)
-        out.print(f"{len(rows)} photographs with {total} people in {plain(str(output))}")
+        tell(f"{len(rows)} photographs with {total} people in {output}")
 
 
 @app.command(name="import")
@@ -175,23 +153,9 @@ def import_weights(
     as_json: AsJson = False,
 ) -> None:
     """Turn foreign weights into safetensors; a checkpoint's code is never run."""
-    from crowdrt.models.importers import import_checkpoint, import_mcnn
-    from crowdrt.models.weights import save_weights
-    from crowdrt.pipeline.stages import as_json as artifact_json
+    from crowdrt.pipeline.stages import import_stage
 
-    fraction = parse_width(width)
-    if source.suffix == ".npz":
-        if network != "mcnn" or fraction != 1:
-            raise RecipeError(
-                f"arrays of {network} at width {width} cannot be read from .npz",
-                fix=f"crowdrt import {source} -o {output}: .npz holds the full-width mcnn",
-            )
-        model = import_mcnn(source)
-    else:
-        model = import_checkpoint(source, network, fraction)
-    made_from = {"source": source.name}
-    artifact = save_weights(model, output, network=network, width=fraction, made_from=made_from)
-    emit(artifact_json(artifact)) if as_json else out.print(plain(str(artifact.path)))
+    report(import_stage(source, output, network=network, width=parse_width(width)), as_json)
 
 
 @app.command()
@@ -199,16 +163,14 @@ def train(
     recipe: str,
     output: Annotated[Path, typer.Option("-o", "--out", help="Folder for weights and state.")],
     data: Data = None,
-    steps: Annotated[int | None, typer.Option(help="Instead of the recipe's.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Instead of the recipe's.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Train a recipe's network; a killed run goes on where it stood."""
-    from crowdrt.pipeline.stages import as_json as artifact_json
     from crowdrt.pipeline.stages import train_stage
     from crowdrt.recipes import recipe_named
 
-    artifact = train_stage(recipe_named(recipe), data=data, out=output, steps=steps)
-    emit(artifact_json(artifact)) if as_json else out.print(plain(str(artifact.path)))
+    report(train_stage(recipe_named(recipe), data=data, out=output, steps=steps), as_json)
 
 
 @app.command()
@@ -226,17 +188,13 @@ def export(
     as_json: AsJson = False,
 ) -> None:
     """Export a network to ONNX and prove that it still counts the same."""
-    from crowdrt.pipeline.networks import origin_of_network, origin_of_recipe
+    from crowdrt.pipeline.networks import origin_named
     from crowdrt.pipeline.stages import export_stage
-    from crowdrt.recipes import RECIPES, recipe_named
 
     if input_type not in ("uint8", "float32"):
         raise RecipeError(f"--input {input_type!r} is unknown", fix="use uint8 or float32")
     fraction = parse_width(width) if width else None
-    if name in {make().name for make in RECIPES} and weights is None:
-        origin = origin_of_recipe(recipe_named(name))
-    else:
-        origin = origin_of_network(name, width=fraction, path=weights, random=random)
+    origin = origin_named(name, width=fraction, path=weights, random=random)
     artifact = export_stage(
         origin,
         output,
@@ -264,8 +222,9 @@ def complexity(
     for row in rows:
         height, width_px = row.size
         out.print(
-            f"{row.network} {row.width} at {height}x{width_px}: {row.params / 1e6:.3f} M parameters, "
-            f"{row.macs / 1e9:.2f} G MACs, {row.paper_flops / 1e9:.2f} G by the papers' accounting"
+            f"{row.network} {row.width} at {height}x{width_px}: "
+            f"{row.params / 1e6:.3f} M parameters, {row.macs / 1e9:.2f} G MACs, "
+            f"{row.paper_flops / 1e9:.2f} G by the papers' accounting"
         )
 
 
@@ -310,12 +269,17 @@ def build(
               "seconds": engine.seconds})  # fmt: skip
         return
     how = "was built before" if engine.reused else f"built in {engine.seconds:.1f} s"
-    out.print(f"{plain(str(engine.path))} ({how})")
+    tell(f"{engine.path} ({how})")
 
 
 @app.command()
 def count(
-    engine: Annotated[Path, typer.Argument(help="A built engine, or an ONNX file.")],
+    engine: Annotated[
+        Path,
+        typer.Argument(
+            help="A built engine, an ONNX file, or weights.safetensors (eager PyTorch)."
+        ),
+    ],
     images: Annotated[list[Path], typer.Argument(help="Photographs, or folders of them.")],
     overlay: Annotated[Path | None, typer.Option(help="Folder for density overlays.")] = None,
     store: Store = None,
@@ -336,20 +300,20 @@ def count(
 def profile(
     engines: Annotated[list[Path], typer.Argument(help="Built engines, or ONNX files.")],
     size: Sizes = None,
-    seconds: Annotated[float, typer.Option(help="Measuring time per size.")] = 30.0,
+    seconds: Annotated[float, typer.Option(min=0, help="Measuring time per size.")] = 30.0,
     records: Annotated[Path | None, typer.Option("-o", help="Append the raw samples here.")] = None,
     store: Store = None,
     threads: Threads = 0,
     as_json: AsJson = False,
 ) -> None:
     """Measure latency: engines interleaved in one run, each in its own process."""
-    from crowdrt.pipeline.measuring import profile_engines, show_measurements
+    from crowdrt.pipeline.measuring import as_row, profile_engines, show_measurements
 
     rows = profile_engines(
         engines, sizes_of(size), seconds=seconds, records=records, store=store, num_threads=threads
     )
     if as_json:
-        emit(rows_of(rows))
+        emit([as_row(row) for row in rows])
     else:
         show_measurements(rows)
 
@@ -365,7 +329,7 @@ def table(
     output: Annotated[
         Path, typer.Option("-o", "--out", help="Folder for networks and records.")
     ] = Path("artifacts/table-skt-8"),
-    seconds: Annotated[float, typer.Option(help="Measuring time per network and size.")] = 60.0,
+    seconds: Annotated[float, typer.Option(min=0, help="Per network and size.")] = 60.0,
     fresh: Annotated[bool, typer.Option("--fresh", help="Measure again.")] = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Markdown on stdout.")] = False,
     store: Store = None,
@@ -373,7 +337,7 @@ def table(
     as_json: AsJson = False,
 ) -> None:
     """Show a paper's table, the printed column beside ours."""
-    from crowdrt.pipeline.measuring import paper_table, show_table
+    from crowdrt.pipeline.measuring import paper_table, show_paper_table
 
     rows = paper_table(
         name,
@@ -389,7 +353,7 @@ def table(
     if as_json:
         emit([row.as_dict() for row in rows])
     else:
-        show_table(rows, markdown=markdown)
+        show_paper_table(rows, markdown=markdown)
 
 
 @app.command(name="report")
@@ -401,21 +365,12 @@ def write_report(
     from crowdrt.pipeline.reporting import write_run_report
 
     path = write_run_report(folder)
-    emit({"path": str(path)}) if as_json else out.print(plain(str(path)))
+    emit({"path": str(path)}) if as_json else tell(str(path))
 
 
 def sizes_of(texts: list[str] | None) -> list[Size]:
     """Return the sizes asked for; 576x864 where none is."""
     return [parse_size(text) for text in texts or ["576x864"]]
-
-
-def rows_of(rows: Any) -> list[dict[str, Any]]:
-    """Return measurements as JSON-able rows with their figures beside the raw samples."""
-    from dataclasses import asdict
-
-    return [
-        asdict(row) | {"p50_ms": row.median_ms, "p90_ms": row.percentile_ms(90)} for row in rows
-    ]
 
 
 def report(artifact: Any, as_json: bool) -> None:
@@ -426,7 +381,7 @@ def report(artifact: Any, as_json: bool) -> None:
         emit(artifact_json(artifact))
         return
     note = " (nothing had changed)" if artifact.reused else ""
-    out.print(f"{plain(str(artifact.path))}{note}")
+    tell(f"{artifact.path}{note}")
 
 
 if __name__ == "__main__":

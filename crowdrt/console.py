@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -12,16 +13,33 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.segment import Segments
+from rich.table import Table
 
 T = TypeVar("T")
 
-err = Console(stderr=True, highlight=False)
-out = Console(highlight=False, soft_wrap=True)
+# no emoji: a file may be called `:cat:.jpg`
+err = Console(stderr=True, highlight=False, emoji=False)
+out = Console(highlight=False, emoji=False, soft_wrap=True)
 
 
 def say(message: str) -> None:
     """Print one line for people."""
     err.print(message, markup=False, soft_wrap=True)
+
+
+def tell(result: str) -> None:
+    """Print one line of a result on stdout, as it is: file names hold anything."""
+    out.print(result, markup=False)
+
+
+def show_table(table: Table) -> None:
+    """Print a table as wide as it is; a terminal that is narrower wraps its lines."""
+    width = Measurement.get(out, out.options.update(width=MAX_WIDTH), table).maximum
+    out.print(Segments(out.render(table, out.options.update(width=width))))
+
+
+MAX_WIDTH = 10_000
 
 
 def progress_bar(*, auto_refresh: bool = True) -> Progress:
@@ -30,13 +48,13 @@ def progress_bar(*, auto_refresh: bool = True) -> Progress:
     Without `auto_refresh` no thread runs in the background, and the caller redraws.
     """
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),  # may hold the name of a file
         console=err,
         transient=not err.is_terminal,
         auto_refresh=auto_refresh,

@@ -1,6 +1,7 @@
 """The types that cross folders: what one stage hands to another."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
@@ -152,6 +153,11 @@ class TrainingConfig:
     seed: int = 0
     num_synthetic: int = 0  # generated photographs added to the training set
 
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "crop_px"):
+            if (value := getattr(self, name)) < 1:
+                raise RecipeError(f"{name}={value} trains nothing", fix="use at least 1")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Gates:
@@ -217,27 +223,41 @@ class Measurement:
 def parse_width(text: str) -> Fraction:
     """Read `1`, `1/4` or `0.25` as a width in (0, 1]."""
     try:
-        width = Fraction(text).limit_denominator(64)
-    except (ValueError, ZeroDivisionError):
+        width = Fraction(text) if WIDTH.fullmatch(text) else Fraction(0)
+    except ZeroDivisionError:
         width = Fraction(0)
-    if not 0 < width <= 1:
+    if not 0 < width <= 1 or width.denominator > MAX_DENOMINATOR:
         raise RecipeError(
-            f"width {text!r} is not a fraction in (0, 1]", fix="write 1, 1/2, 1/4 ... "
+            f"width {text!r} is not a fraction in (0, 1] with a denominator up to "
+            f"{MAX_DENOMINATOR}",
+            fix="write 1, 1/2, 1/3, 1/4 ...",
         )
     return width
 
 
+WIDTH = re.compile(r"\d{1,2}/\d{1,2}|\d?\.\d{1,4}|1", re.ASCII)  # Fraction reads far more
+MAX_DENOMINATOR = 99  # that a weights file may name
+
+
 def parse_size(text: str) -> Size:
     """Read `576x864` as (height, width) in pixels."""
-    try:
-        height, width = (int(side) for side in text.lower().split("x"))
-    except ValueError:
-        height = width = 0
-    if height < 1 or width < 1:
+    found = SIZE.fullmatch(text)
+    if found is None:
         raise RecipeError(
-            f"size {text!r} is not HEIGHTxWIDTH", fix="write height first, for example 576x864"
+            f"size {text!r} is not HEIGHTxWIDTH in pixels",
+            fix="write height first, for example 576x864",
+        )
+    height, width = int(found[1]), int(found[2])
+    if height * width > MAX_PIXELS:
+        raise RecipeError(
+            f"size {text!r} has more pixels than any photograph that is read here",
+            fix=f"use at most {MAX_PIXELS:,} pixels, for example 2032x2912",
         )
     return height, width
+
+
+SIZE = re.compile(r"([1-9]\d{0,5})[xX]([1-9]\d{0,5})", re.ASCII)
+MAX_PIXELS = 2**30 // 4 // 3  # Pillow's limit, above which a file is taken for an attack
 
 
 def check_image_size(size: Size, *, source: str) -> None:

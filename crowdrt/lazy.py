@@ -5,12 +5,26 @@ from types import ModuleType
 
 from crowdrt.errors import MissingDependencyError
 
+# What models/, training/ and export/ import at the top, so without `require`.
+TRAIN = ("torch", "safetensors", "lightning", "fvcore", "onnxsim", "onnxscript", "iopath")
+
 
 def require(module: str, *, extra: str) -> ModuleType:
     """Return `module`, or say which extra installs it."""
     try:
         return importlib.import_module(module)
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"{module} could not be imported: {error}", fix=f"pip install 'crowdrt[{extra}]'"
-        ) from error
+    except (ImportError, OSError) as error:  # OSError: a shared library of its own is missing
+        raise missing(module, extra, error) from error
+
+
+def missing(module: str, extra: str, error: Exception) -> MissingDependencyError:
+    """Return the error for a library that is not there, or does not load."""
+    return MissingDependencyError(
+        f"{module} could not be imported: {error}", fix=f"pip install 'crowdrt[{extra}]'"
+    )
+
+
+def missing_for_training(error: ImportError) -> MissingDependencyError | None:
+    """Return the error for a failed import, where the extra `train` brings the library."""
+    library = (error.name or "").partition(".")[0]
+    return missing(library, "train", error) if library in TRAIN else None

@@ -1,10 +1,13 @@
 """Files written whole or not at all, each with a sidecar that says what made it."""
 
 import contextlib
+import errno
 import hashlib
+import itertools
 import json
 import os
 import platform
+import shlex
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -38,22 +41,20 @@ def write_whole(path: Path) -> Iterator[Path]:
     A crash, an error or Ctrl-C leaves `path` as it was and no temporary file behind.
     """
     temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.tmp-", dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    except OSError as error:
-        raise cannot_write(path, error) from error
-    finally:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
+    with _folder_of(path):
+        try:
+            handle, name = tempfile.mkstemp(prefix=f".{path.name}.tmp-", dir=path.parent)
+            temporary = Path(name)
+            os.close(handle)
+            yield temporary
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            temporary.chmod(0o644)
+            temporary.replace(path)
+        finally:
+            if temporary is not None:
+                with contextlib.suppress(OSError):
+                    temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -63,28 +64,48 @@ def write_folder_whole(path: Path) -> Iterator[Path]:
     When another process was first, its folder stays and ours is dropped: both succeed.
     """
     temporary = None
+    with _folder_of(path):
+        try:
+            temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.tmp-", dir=path.parent))
+            yield temporary
+            try:
+                temporary.rename(path)
+            except OSError:
+                if not path.is_dir():  # else somebody else built the same thing
+                    raise
+        finally:
+            if temporary is not None:
+                shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _folder_of(path: Path) -> Iterator[None]:
+    """Make the folder of `path`; what was made for it goes again when the block fails."""
+    made: list[Path] = []
     try:
+        for folder in itertools.takewhile(lambda folder: not folder.is_dir(), path.parents):
+            if folder.exists():
+                raise NotADirectoryError(errno.ENOTDIR, f"{folder} is a file, not a folder")
+            made.append(folder)
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.tmp-", dir=path.parent))
-        yield temporary
-        with contextlib.suppress(OSError):  # not empty: somebody else built the same thing
-            temporary.rename(path)
-        if not path.is_dir():
-            raise NotADirectoryError(f"{path} exists and is no folder")
-    except OSError as error:
-        raise cannot_write(path, error) from error
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
+        yield
+    except BaseException as error:
+        for folder in made:
+            with contextlib.suppress(OSError):  # somebody else put something there
+                folder.rmdir()
+        if isinstance(error, OSError):
+            raise cannot_write(path, error) from error
+        raise
 
 
 def cannot_write(path: Path, error: OSError) -> CrowdRTError:
     """Return the one error for a full disk, a read-only folder and their like."""
-    reason = error.strerror or str(error)
-    return CrowdRTError(
-        f"{path} could not be written: {reason}",
-        fix="free some space or choose another folder with -o or --out; nothing was changed",
-    )
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        fix = "free some space, then give the same command again; see what is free: df -h"
+    else:
+        folder = shlex.quote(str(path.parent))
+        fix = f"choose a folder that you may write to; see what is in the way: ls -la {folder}"
+    return CrowdRTError(f"{path} could not be written: {error.strerror or error}", fix=fix)
 
 
 def manifest_path(path: Path) -> Path:

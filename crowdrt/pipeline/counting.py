@@ -1,16 +1,17 @@
 """People on photographs: counted, shown, and held against the annotations."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
-from crowdrt.benchmarks.accuracy import Accuracy, CountRow, accuracy, predict
+from crowdrt.benchmarks.accuracy import Accuracy, CountRow, Prediction, accuracy, predict
 from crowdrt.benchmarks.overlay import draw_overlay, save_overlay
-from crowdrt.console import out, track
+from crowdrt.console import show_table, tell, track
 from crowdrt.contracts import Sample
 from crowdrt.data.datasets import open_samples
 from crowdrt.data.images import read_image
@@ -28,34 +29,54 @@ def count_photographs(
 ) -> list[dict[str, Any]]:
     """Count every photograph named, or lying in a folder named.
 
+    Nothing is drawn before everything is counted: a photograph that cannot be read leaves no
+    half of the overlays behind.
+
     Returns:
         One mapping per photograph: image, count, annotated (None where unknown).
     """
     samples = [sample for path in images for sample in open_samples(path)]
     engine = open_any(engine_path, store, num_threads=num_threads)
-    rows = []
-    for sample in track(samples, "counting", total=len(samples)):
-        row, picture = count_one(engine, sample, wants_picture=overlay is not None)
-        rows.append(asdict(row))
-        if overlay is not None:
-            save_overlay(picture, overlay / f"{sample.image.stem}.overlay.jpg")
-    return rows
+    predictions = [
+        predict(engine, sample.image) for sample in track(samples, "counting", total=len(samples))
+    ]
+    if overlay is not None:
+        draw_overlays(engine, samples, predictions, overlay, suffix=".overlay.jpg")
+    return [
+        asdict(CountRow(image=str(s.image), count=p.count, annotated=s.annotated))
+        for s, p in zip(samples, predictions, strict=True)
+    ]
 
 
-def count_one(engine: Engine, sample: Sample, *, wants_picture: bool) -> tuple[CountRow, Any]:
-    """Count one photograph; the picture is None unless it is wanted."""
-    prediction = predict(engine, sample.image)
-    row = CountRow(image=str(sample.image), count=prediction.count, annotated=sample.annotated)
-    if not wants_picture:
-        return row, None
-    picture = draw_overlay(
-        read_image(sample.image, "rgb"),
-        prediction,
-        heads=sample.heads,
-        annotated=sample.annotated,
-        label=engine.info.precision.upper() if engine.info else "",
-    )
-    return row, picture
+def draw_overlays(
+    engine: Engine,
+    samples: Sequence[Sample],
+    predictions: Sequence[Prediction],
+    folder: Path,
+    *,
+    suffix: str,
+) -> list[Path]:
+    """Draw what `engine` saw on each photograph; returns one path per photograph."""
+    paths = [folder / f"{name}{suffix}" for name in distinct([s.image.stem for s in samples])]
+    for k in track(range(len(samples)), "drawing", total=len(samples)):
+        picture = draw_overlay(
+            read_image(samples[k].image, "rgb"),
+            predictions[k],
+            heads=samples[k].heads,
+            annotated=samples[k].annotated,
+            label=engine.info.precision.upper() if engine.info else "",
+        )
+        save_overlay(picture, paths[k])
+    return paths
+
+
+def distinct(names: Sequence[str]) -> list[str]:
+    """Return the names, a number behind each that was there before."""
+    used: dict[str, None] = {}  # in order
+    for name in names:
+        tries = itertools.chain([name], (f"{name}-{k}" for k in itertools.count(2)))
+        used[next(each for each in tries if each not in used)] = None
+    return list(used)
 
 
 def show_counts(rows: Sequence[dict[str, Any]]) -> None:
@@ -66,11 +87,11 @@ def show_counts(rows: Sequence[dict[str, Any]]) -> None:
     table.add_column("annotated", justify="right")
     for row in rows:
         known = "" if row["annotated"] is None else str(row["annotated"])
-        table.add_row(escape(Path(row["image"]).name), f"{row['count']:.1f}", known)
-    out.print(table)
+        table.add_row(Text(Path(row["image"]).name), f"{row['count']:.1f}", known)
+    show_table(table)
     errors = accuracy([CountRow(**row) for row in rows])
     if errors is not None:
-        out.print(describe_accuracy(errors))
+        tell(describe_accuracy(errors))
 
 
 def describe_accuracy(errors: Accuracy) -> str:

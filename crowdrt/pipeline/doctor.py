@@ -10,7 +10,7 @@ from typing import Any
 from rich.table import Table
 
 from crowdrt.benchmarks.machine import describe_machine
-from crowdrt.console import out
+from crowdrt.console import show_table
 from crowdrt.engines.machine import cpu_may_saturate, num_cores
 
 # What each extra brings, by the module that shows it is there.
@@ -92,4 +92,4 @@ def show(findings: Mapping[str, Any]) -> None:
         mark = "[green]ready[/]" if entry["ready"] else "[yellow]not yet[/]"
         table.add_row(f"{mark}", f"{entry['purpose']}: {versions if entry['ready'] else missing}")
     table.add_row("GPU", findings["gpu"]["reason"])
-    out.print(table)
+    show_table(table)

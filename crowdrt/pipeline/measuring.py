@@ -2,26 +2,29 @@
 
 import functools
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from fractions import Fraction
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from crowdrt.benchmarks.race import Contender, RaceConfig, race
 from crowdrt.benchmarks.records import append_records, read_records
 from crowdrt.benchmarks.render import markdown_table, print_table
 from crowdrt.benchmarks.table import Complexity, Operations, TableRow, newest, table_rows
-from crowdrt.console import out, say
-from crowdrt.contracts import CalibrationConfig, Measurement, Size, UInt8Image
-from crowdrt.data.synthetic import crowd_photograph, generate
+from crowdrt.console import out, say, show_table
+from crowdrt.contracts import CalibrationConfig, GraphInfo, Measurement, Size, UInt8Image
+from crowdrt.data.synthetic import PX_PER_PERSON, crowd_photograph, generate
 from crowdrt.engines.base import open_engine
+from crowdrt.engines.machine import num_cores
 from crowdrt.errors import BenchmarkError, RecipeError
 from crowdrt.manifest import sha256_file
-from crowdrt.pipeline.networks import Origin, eager_opener, origin_of_recipe
-from crowdrt.pipeline.stages import calibrate_stage, engine_folder, export_stage
+from crowdrt.pipeline.counting import distinct
+from crowdrt.pipeline.networks import Origin, eager_opener, shipped_weights
+from crowdrt.pipeline.stages import calibrate_stage, engine_folder, export_stage, open_any
 from crowdrt.recipes import RECIPES, TABLE_SIZES
 
 TABLE_NETWORKS = ("csrnet", "bl", "sanet")
@@ -32,8 +35,13 @@ FULL = Fraction(1)
 
 
 def race_photograph(size: Size) -> UInt8Image:
-    """Return the generated crowd that every contender counts, (3, H, W)."""
-    image, _ = crowd_photograph(3, size=size, people_range=RACE_PEOPLE)
+    """Return the generated crowd that every contender counts, (3, H, W).
+
+    What is in it hardly matters to the time; a small photograph has room for fewer people.
+    """
+    room = size[0] * size[1] // PX_PER_PERSON
+    fewest, most = (min(people, room) for people in RACE_PEOPLE)
+    image, _ = crowd_photograph(3, size=size, people_range=(fewest, most))
     return image
 
 
@@ -51,15 +59,14 @@ def eager_contender(origin: Origin, num_threads: int) -> Contender:
     )
 
 
-def engine_contender(path: Path, store: Path | None, num_threads: int) -> Contender:
-    """Return a built engine, or an ONNX file built in passing."""
+def engine_contender(
+    path: Path, store: Path | None, num_threads: int, sizes: Sequence[Size] = ()
+) -> Contender:
+    """Return a built engine, or an ONNX file built in passing, that takes all of `sizes`."""
     folder = engine_folder(path, store)
-    info = open_engine(folder, num_threads=num_threads).info
-    if info is None:
-        raise BenchmarkError(
-            f"{path} was not exported by crowdrt: nothing says how a photograph enters it",
-            fix="export the network: crowdrt export NETWORK --weights F -o model.onnx",
-        )
+    info = open_any(folder, store).info
+    assert info is not None
+    check_race_sizes(sizes, info)
     return Contender(
         name=f"{info.network} {info.width} onnxruntime {info.precision}",
         network=info.network,
@@ -72,6 +79,19 @@ def engine_contender(path: Path, store: Path | None, num_threads: int) -> Conten
     )
 
 
+def check_race_sizes(sizes: Sequence[Size], info: GraphInfo) -> None:
+    """Refuse a size that the network never sees, since photographs are padded to its stride."""
+    stride = info.preprocessing.stride
+    for size in sizes:
+        if any(side % stride for side in size):
+            up = shown([(-(-size[0] // stride) * stride, -(-size[1] // stride) * stride)])
+            raise RecipeError(
+                f"size {shown([size])} is no multiple of {stride}, to which {info.network} pads "
+                "photographs",
+                fix=f"use --size {up}",
+            )
+
+
 def profile_engines(
     paths: Sequence[Path],
     sizes: Sequence[Size],
@@ -82,11 +102,11 @@ def profile_engines(
     num_threads: int,
 ) -> list[Measurement]:
     """Race engines at every size; append the raw samples to `records` where it is given."""
-    contenders = [engine_contender(path, store, num_threads) for path in paths]
-    named = [
-        replace(contender, name=f"{path.name}: {contender.name}")
-        for path, contender in zip(paths, contenders, strict=True)
-    ]
+    different = list(dict.fromkeys(paths))  # an engine named twice is measured once
+    contenders = [engine_contender(path, store, num_threads, sizes) for path in different]
+    # the file's name alone: records are published, and say nothing of this machine's folders
+    names = [f"{p.name}: {c.name}" for p, c in zip(different, contenders, strict=True)]
+    named = [replace(c, name=n) for c, n in zip(contenders, distinct(names), strict=True)]
     config = RaceConfig(num_threads=num_threads, budget_s=seconds)
     rows: list[Measurement] = []
     for size in sizes:
@@ -97,6 +117,15 @@ def profile_engines(
     return rows
 
 
+def as_row(row: Measurement) -> dict[str, Any]:
+    """Return a measurement as `--json` prints it, its figures beside the raw samples."""
+    timed = bool(row.samples_ms)
+    return asdict(row) | {
+        "p50_ms": row.median_ms if timed else None,
+        "p90_ms": row.percentile_ms(90) if timed else None,
+    }
+
+
 def show_measurements(rows: Sequence[Measurement]) -> None:
     """Print the figures to quote, and how far to trust them."""
     table = Table(box=None, padding=(0, 2, 0, 0))
@@ -105,15 +134,15 @@ def show_measurements(rows: Sequence[Measurement]) -> None:
     for row in rows:
         timed = bool(row.samples_ms)
         table.add_row(
-            escape(row.name),
+            Text(row.name),
             f"{row.size[0]}x{row.size[1]}",
             f"{row.median_ms:.1f}" if timed else "-",
             f"{row.percentile_ms(90):.1f}" if timed else "-",
             str(len(row.samples_ms)),
             f"{row.peak_mib:.0f}",
-            escape(row.verdict),
+            Text(row.verdict),
         )
-    out.print(table)
+    show_table(table)
 
 
 def paper_table(
@@ -138,7 +167,8 @@ def paper_table(
         folder: keeps the exported networks and `records.jsonl`, which a second call reuses.
         seconds: measuring time per network and size.
         fresh: measure again even where `folder` holds a record.
-        store, num_threads: as everywhere.
+        store: where engines are kept.
+        num_threads: 0 takes every core.
     """
     wanted = check_table(name, sizes, networks)
     if records is not None:
@@ -154,6 +184,8 @@ def paper_table(
     rows: list[Measurement] = []
     for network, size in wanted:
         kept = [row for row in newest(known) if (row.network, row.size) == (network, size)]
+        if any(row.num_threads != (num_threads or num_cores()) for row in kept):
+            kept = []  # --threads asks for other figures
         if kept:
             say(f"{network} at {shown([size])}: reusing run {kept[0].run_id}; --fresh repeats it")
         else:
@@ -180,7 +212,8 @@ def check_table(
                 f"table {name} has no size {shown([size])}",
                 fix=f"use {shown(TABLE_SIZES)}; for others: crowdrt profile ENGINE --size HxW",
             )
-    return [(network, size) for size in sizes for network in networks or TABLE_NETWORKS]
+    pairs = ((network, size) for size in sizes for network in networks or TABLE_NETWORKS)
+    return list(dict.fromkeys(pairs))  # what is asked for twice is raced once
 
 
 def shown(sizes: Sequence[Size]) -> str:
@@ -207,11 +240,13 @@ def race_family(
 
 def student_origin(network: str) -> Origin:
     """Return the 1/4 student: the shipped one, else a random one, which is timed the same."""
-    for make in RECIPES:
-        recipe = make()
-        if (recipe.network, recipe.width) == (network, STUDENT) and recipe.weights:
-            return origin_of_recipe(recipe)
-    return Origin(network=network, width=STUDENT, weights=None)
+    recipes = (make() for make in RECIPES)
+    shipped = [
+        shipped_weights(recipe)
+        for recipe in recipes
+        if (recipe.network, recipe.width) == (network, STUDENT)
+    ]
+    return Origin(network=network, width=STUDENT, weights=next(filter(None, shipped), None))
 
 
 def student_files(student: Origin, folder: Path) -> tuple[Path, Path]:
@@ -240,7 +275,7 @@ def operations_of(rows: Sequence[Measurement]) -> Complexity:
     return found
 
 
-def show_table(rows: Sequence[TableRow], *, markdown: bool) -> None:
+def show_paper_table(rows: Sequence[TableRow], *, markdown: bool) -> None:
     """Print the table for a terminal, or as Markdown."""
     if markdown:
         print(markdown_table(rows), end="")

@@ -12,6 +12,7 @@ from crowdrt.engines.base import Engine
 from crowdrt.errors import RecipeError
 from crowdrt.manifest import sha256_file
 from crowdrt.models import NETWORKS
+from crowdrt.recipes import RECIPES
 
 if TYPE_CHECKING:
     from crowdrt.models.network import Network
@@ -47,10 +48,16 @@ class Origin:
         return model.eval()
 
 
+def shipped_weights(recipe: Recipe) -> Path | None:
+    """Return the weights that the project ships for a recipe, if it does."""
+    path = weights.FOLDER / recipe.weights if recipe.weights else None
+    return path if path is not None and path.is_file() else None
+
+
 def origin_of_recipe(recipe: Recipe) -> Origin:
     """Return the network of a recipe with the weights that the project ships for it."""
-    path = weights.FOLDER / recipe.weights if recipe.weights else None
-    if path is None or not path.is_file():
+    path = shipped_weights(recipe)
+    if path is None:
         raise RecipeError(
             f"recipe {recipe.name!r} has no shipped weights",
             fix=f"train them: crowdrt train {recipe.name} --data DIR --out DIR",
@@ -58,13 +65,33 @@ def origin_of_recipe(recipe: Recipe) -> Origin:
     return Origin(network=recipe.network, width=recipe.width, weights=path)
 
 
+def origin_named(name: str, *, width: Fraction | None, path: Path | None, random: bool) -> Origin:
+    """Return the network that the command line describes, by a recipe's name or its own."""
+    if path is not None and random:
+        raise RecipeError(
+            f"--weights {path} and --random exclude each other", fix="leave out one of them"
+        )
+    recipe = next((recipe for make in RECIPES if (recipe := make()).name == name), None)
+    if recipe is None:
+        return origin_of_network(name, width=width, path=path, random=random)
+    if path is not None or random:
+        width = width or recipe.width
+        return origin_of_network(recipe.network, width=width, path=path, random=random)
+    if width not in (None, recipe.width):
+        raise RecipeError(
+            f"the weights of recipe {name!r} are of width {recipe.width}, not {width}",
+            fix="leave out --width, or add --weights FILE.safetensors of that width",
+        )
+    return origin_of_recipe(recipe)
+
+
 def origin_of_network(
     network: str, *, width: Fraction | None, path: Path | None, random: bool
 ) -> Origin:
-    """Return the network that the command line describes.
+    """Return a network by its own name.
 
-    A file knows its own width, so `--width` may be left out beside it. Without weights the
-    network has to be asked for as random: an engine that guesses must not come by accident.
+    A file knows its width, so `--width` may be left out beside it. Without weights the network
+    has to be asked for as random: an engine that guesses must not come by accident.
     """
     if network not in NETWORKS:
         raise RecipeError(

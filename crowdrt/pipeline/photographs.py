@@ -56,7 +56,7 @@ def photographs(data: Path | None, out: Path, *, num_test: int) -> Photographs:
             calibration=tuple(train),
             test=tuple(evenly(test, num_test)),
         )
-    return split(data.name, open_samples(data), num_test)
+    return split(data.resolve().name, open_samples(data), num_test)
 
 
 def split(source: str, samples: Sequence[Sample], num_test: int) -> Photographs:

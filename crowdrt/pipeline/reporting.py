@@ -1,6 +1,7 @@
 """A run's files become report.html, now or at any later time."""
 
 import json
+import shlex
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -51,10 +52,15 @@ def read_run(folder: Path) -> DocumentedRun:
     try:
         return DocumentedRun(**json.loads((folder / "run.json").read_text()))
     except (OSError, ValueError, TypeError) as error:
-        raise BenchmarkError(
-            f"{folder} holds no finished run: {error}",
-            fix=f"finish one there: crowdrt run csrnet-quarter --out {folder}",
-        ) from error
+        raise unfinished(folder, error) from error
+
+
+def unfinished(folder: Path, error: Exception) -> BenchmarkError:
+    """Return the error for a folder in which a run's files are missing or damaged."""
+    return BenchmarkError(
+        f"{folder} holds no finished run: {type(error).__name__}: {error}",
+        fix=f"finish one there: crowdrt run csrnet-quarter --out {shlex.quote(str(folder))}",
+    )
 
 
 def read_counts(path: Path) -> list[CountRow]:
@@ -70,16 +76,24 @@ def read_counts(path: Path) -> list[CountRow]:
 def write_run_report(folder: Path) -> Path:
     """Write table.md, the plots and report.html from what the run left in `folder`."""
     run = read_run(folder)
-    measurements = read_records(folder / "records.jsonl")
-    rows = rows_of(measurements)
+    try:
+        report = report_of(run, folder)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise unfinished(folder, error) from error
     with write_whole(folder / "table.md") as temporary:
-        temporary.write_text(markdown_table(rows))
+        temporary.write_text(markdown_table(report.rows))
+    return write_report(report, folder)
+
+
+def report_of(run: DocumentedRun, folder: Path) -> Report:
+    """Return what the page shows of a run."""
+    measurements = read_records(folder / "records.jsonl")
     finished = datetime.fromtimestamp((folder / "run.json").stat().st_mtime, UTC)
-    report = Report(
+    return Report(
         title=str(run.recipe["name"]),
         when=f"{finished:%Y-%m-%d %H:%M} UTC",
         machine=measurements[0].machine,
-        rows=rows,
+        rows=rows_of(measurements),
         measurements=measurements,
         accuracies=accuracy_lines(run, folder),
         overlays=[
@@ -89,7 +103,6 @@ def write_run_report(folder: Path) -> Path:
         files=[Artifact(**entry | {"path": Path(entry["path"])}) for entry in run.files],
         recipe=run.recipe,
     )
-    return write_report(report, folder)
 
 
 def accuracy_lines(run: DocumentedRun, folder: Path) -> list[AccuracyLine]:

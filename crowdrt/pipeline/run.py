@@ -1,33 +1,31 @@
 """`crowdrt run`: every stage of a recipe, each skipped when its inputs have not changed."""
 
 import time
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rich.markup import escape
-
-from crowdrt.benchmarks.accuracy import CountRow, accuracy, count_samples
+from crowdrt.benchmarks.accuracy import CountRow, accuracy, count_samples, predict
 from crowdrt.benchmarks.race import RaceConfig, race
 from crowdrt.benchmarks.records import read_records, record_line
 from crowdrt.benchmarks.table import TableRow
-from crowdrt.console import out as stdout
-from crowdrt.console import say
+from crowdrt.console import say, tell
 from crowdrt.contracts import Artifact, Measurement, Precision, Recipe, Sample
 from crowdrt.engines.base import open_engine
+from crowdrt.engines.machine import machine_identity
 from crowdrt.manifest import reusable, sha256_file, write_json, write_manifest, write_whole
-from crowdrt.pipeline.counting import count_one, describe_accuracy
+from crowdrt.pipeline.counting import describe_accuracy, draw_overlays
 from crowdrt.pipeline.measuring import (
     FULL,
     eager_contender,
     engine_contender,
     race_photograph,
-    show_table,
+    show_paper_table,
 )
 from crowdrt.pipeline.networks import Origin, origin_of_recipe
 from crowdrt.pipeline.photographs import Photographs, evenly, photographs
 from crowdrt.pipeline.reporting import DocumentedRun, read_counts, rows_of, write_run_report
-from crowdrt.pipeline.stages import as_json, calibrate_stage, engine_folder, export_stage
+from crowdrt.pipeline.stages import as_json, build_stage, calibrate_stage, export_stage
 
 NUM_OVERLAYS = 6
 RACE_S = 45.0  # per size; the teacher takes most of it
@@ -69,11 +67,11 @@ class RunSummary:
 
     def show(self) -> None:
         """Print the table, the errors and where the report is."""
-        show_table(self.rows, markdown=False)
+        show_paper_table(self.rows, markdown=False)
         for precision, rows in self.counts.items():
             if errors := accuracy(rows):
-                stdout.print(f"{precision.upper()}: {describe_accuracy(errors)}")
-        stdout.print(f"{self.gate}\n[bold]{escape(str(self.report))}[/]")
+                tell(f"{precision.upper()}: {describe_accuracy(errors)}")
+        tell(f"{self.gate}\n{self.report}")
 
 
 def run_recipe(
@@ -96,23 +94,25 @@ def run_recipe(
         num_threads: 0 takes every core.
     """
     summary = RunSummary(recipe=recipe, folder=out)
+    student = origin_of_recipe(recipe)  # before anything is made: it may be missing
     start = time.perf_counter()
     photos = photographs(data, out, num_test=num_images)
     summary.did("photographs", describe(photos), since=start)
-    student = origin_of_recipe(recipe)
     networks = make_networks(recipe, student, photos, out, summary)
     engines = {}
     for precision, artifact in networks.items():
         start = time.perf_counter()
-        engines[precision] = engine_folder(artifact.path, store)
-        summary.did("build", f"{precision} engine {engines[precision].name}", since=start)
+        built = build_stage(artifact.path, store)
+        engines[precision] = built.path
+        detail = f"{precision} engine {built.path.name}"
+        summary.did("build", detail, since=start, reused=built.reused)
     for precision, artifact in networks.items():
         counted = count_stage(engines[precision], artifact, photos, out, summary, num_threads)
         summary.counts[precision] = counted
     summary.gate = judge_gate(recipe, summary.counts)
     contenders = {p: artifact.path for p, artifact in networks.items()}
     measurements = race_stage(recipe, student, contenders, out, summary, store, num_threads)
-    overlays = overlay_stage(engines, photos, out, summary)
+    overlays = overlay_stage(engines, photos, out, summary, num_threads)
     run = DocumentedRun(
         recipe=asdict(recipe) | {"width": str(recipe.width)},
         source=photos.source,
@@ -163,7 +163,7 @@ def count_stage(
     start = time.perf_counter()
     precision = "int8" if ".int8." in artifact.path.name else "fp32"
     path = out / f"counts.{precision}.json"
-    images = [f"{sample.image}:{sha256_file(sample.image)}" for sample in photos.test]
+    images = [f"{s.image}:{sha256_file(s.image)}:{s.annotated}" for s in photos.test]
     made_from = {"network": artifact.sha256, "engine": engine.name, "images": images}
     done = reusable(path, made_from=made_from)
     if done is None:
@@ -210,9 +210,10 @@ def race_stage(
     contenders += [engine_contender(path, store, num_threads) for path in networks.values()]
     path = out / "records.jsonl"
     made_from = {
-        "contenders": [asdict(replace(c, open=str)) | {"open": ""} for c in contenders],
+        "contenders": [f"{c.name} {c.engine_version} {c.sha256}" for c in contenders],
         "sizes": recipe.sizes,
         "num_threads": num_threads,
+        "machine": machine_identity(),
     }
     done = reusable(path, made_from=made_from)
     if done is None:
@@ -227,22 +228,28 @@ def race_stage(
 
 
 def overlay_stage(
-    engines: dict[Precision, Path], photos: Photographs, out: Path, summary: RunSummary
+    engines: dict[Precision, Path],
+    photos: Photographs,
+    out: Path,
+    summary: RunSummary,
+    num_threads: int,
 ) -> list[dict[str, Any]]:
     """Draw what the last engine sees on a few photographs, from few people to many."""
-    from crowdrt.benchmarks.overlay import save_overlay
-
     start = time.perf_counter()
-    engine = open_engine(list(engines.values())[-1])
-    figures = []
-    for sample in evenly(sorted(photos.test, key=people), NUM_OVERLAYS):
-        row, picture = count_one(engine, sample, wants_picture=True)
-        path = out / "overlays" / f"{sample.image.stem}.jpg"
-        save_overlay(picture, path)
-        figures.append({"path": str(path.relative_to(out)), "name": sample.image.name,
-                        "count": row.count, "annotated": row.annotated})  # fmt: skip
-    summary.did("overlays", f"{len(figures)} pictures in {out / 'overlays'}", since=start)
-    return figures
+    engine = open_engine(list(engines.values())[-1], num_threads=num_threads)
+    samples = evenly(sorted(photos.test, key=people), NUM_OVERLAYS)
+    predictions = [predict(engine, sample.image) for sample in samples]
+    paths = draw_overlays(engine, samples, predictions, out / "overlays", suffix=".jpg")
+    summary.did("overlays", f"{len(paths)} pictures in {out / 'overlays'}", since=start)
+    return [
+        {
+            "path": str(path.relative_to(out)),
+            "name": sample.image.name,
+            "count": prediction.count,
+            "annotated": sample.annotated,
+        }
+        for path, sample, prediction in zip(paths, samples, predictions, strict=True)
+    ]
 
 
 def people(sample: Sample) -> int:

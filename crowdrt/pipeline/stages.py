@@ -7,6 +7,7 @@ have not, it does nothing and says so.
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,31 @@ from crowdrt.contracts import (
     UInt8Image,
 )
 from crowdrt.engines.base import Engine, open_engine
-from crowdrt.engines.store import EngineStore
-from crowdrt.manifest import reusable
-from crowdrt.pipeline.networks import Origin
+from crowdrt.engines.store import BuiltEngine, EngineStore
+from crowdrt.errors import EngineError, RecipeError
+from crowdrt.lazy import require
+from crowdrt.manifest import reusable, sha256_file
+from crowdrt.onnx_file import graph_info
+from crowdrt.pipeline.networks import Origin, open_eager
 from crowdrt.pipeline.photographs import proof_photographs
+
+
+def import_stage(source: Path, out: Path, *, network: str, width: Fraction) -> Artifact:
+    """Turn MCNN's arrays (.npz), or a PyTorch checkpoint of any network, into safetensors."""
+    from crowdrt.models.importers import import_checkpoint, import_mcnn
+    from crowdrt.models.weights import save_weights
+
+    if source.suffix != ".npz":
+        model = import_checkpoint(source, network, width)
+    elif network == "mcnn" and width == 1:
+        model = import_mcnn(source)
+    else:
+        raise RecipeError(
+            f"arrays of {network} at width {width} cannot be read from .npz",
+            fix=f"leave out --network and --width: crowdrt import {source} -o {out}",
+        )
+    made_from = {"source": source.name, "sha256": sha256_file(source)}
+    return save_weights(model, out, network=network, width=width, made_from=made_from)
 
 
 def train_stage(recipe: Recipe, *, data: Path | None, out: Path, steps: int | None) -> Artifact:
@@ -108,16 +130,41 @@ def default_store() -> Path:
     return Path(cache) / "crowdrt" / "engines"
 
 
-def engine_folder(path: Path, store: Path | None, *, num_threads: int = 0) -> Path:
+def build_stage(onnx_path: Path, store: Path | None) -> BuiltEngine:
+    """Build a counting network for this machine, which the same call later finds in the store.
+
+    Raises:
+        ExportError: the file is no network that crowdrt exported, so nothing says how a
+            photograph enters it.
+    """
+    graph_info(onnx_path)
+    return EngineStore(store or default_store()).build(onnx_path)
+
+
+def engine_folder(path: Path, store: Path | None) -> Path:
     """Return the built engine at `path`; an ONNX file is built in passing."""
-    if path.is_dir():
-        return path
-    return EngineStore(store or default_store()).build(path, num_threads=num_threads).path
+    return path if path.is_dir() else build_stage(path, store).path
 
 
 def open_any(path: Path, store: Path | None, *, num_threads: int = 0) -> Engine:
-    """Load a built engine, or an ONNX file, which is built in passing."""
-    return open_engine(engine_folder(path, store), num_threads=num_threads)
+    """Load a built engine, or an ONNX file, which is built in passing.
+
+    A safetensors file becomes the eager PyTorch reference.
+    """
+    if path.suffix == ".safetensors":
+        require("torch", extra="train")
+        from crowdrt.models.weights import describe_weights
+
+        found = describe_weights(path)
+        return open_eager(found.network, found.width, path, num_threads)
+    engine = open_engine(engine_folder(path, store), num_threads=num_threads)
+    if engine.info is None:
+        raise EngineError(
+            f"{path} was built from a network of another tool: nothing says how a photograph "
+            "enters it",
+            fix="export the network: crowdrt export NETWORK --weights F -o model.onnx",
+        )
+    return engine
 
 
 def as_json(artifact: Artifact) -> dict[str, Any]:

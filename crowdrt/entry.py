@@ -1,0 +1,73 @@
+"""From a command to its exit status: every deliberate error becomes its message and status 1."""
+
+import contextlib
+import json
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from rich.text import Text
+from typer.core import TyperGroup
+
+from crowdrt.console import err
+from crowdrt.errors import CrowdRTError
+from crowdrt.lazy import missing_for_training
+
+
+class StoppedError(Exception):
+    """Ctrl-C, under a name by which typer lets it pass."""
+
+
+class Verbs(TyperGroup):
+    """The verbs; Ctrl-C in one reaches `run_app`, which can say what remains."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the verb that `ctx` names."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as stop:
+            raise StoppedError from stop
+
+
+def run_app(app: Callable[[], object]) -> None:
+    """Run the command line; typer itself ends with 0, or with 2 for wrong usage."""
+    try:
+        app()
+    except CrowdRTError as error:
+        fail(error)
+    except (StoppedError, KeyboardInterrupt):
+        err.print("stopped; what was finished is kept, and the same command goes on from there")
+        sys.exit(1)
+    except ImportError as error:
+        if (missing := missing_for_training(error)) is None:
+            raise
+        fail(missing)
+    except OSError as error:
+        fail(refused(error))
+    except MemoryError as error:
+        said = f"out of memory: {error}" if str(error) else "out of memory"
+        fail(CrowdRTError(said, fix="use a smaller size"))
+
+
+def fail(error: CrowdRTError) -> NoReturn:
+    """Say what is wrong and what mends it, and end with status 1."""
+    problem, fix = (f": {text}" for text in (error.problem, error.fix))
+    message = Text.assemble(("error", "bold red"), problem, "\n  ", ("fix", "bold"), fix)
+    with contextlib.suppress(OSError):  # nobody listens
+        err.print(message, soft_wrap=True)
+    sys.exit(1)
+
+
+def refused(error: OSError) -> CrowdRTError:
+    """Return the error for what the operating system refuses somewhere else."""
+    what = f"{error.filename}: " if error.filename else ""
+    return CrowdRTError(
+        f"the operating system refuses: {what}{error.strerror or error}",
+        fix="check the path, who may use it, and the free space: df -h . /tmp",
+    )
+
+
+def emit(document: object) -> None:
+    """Print the one JSON document of this command."""
+    sys.stdout.write(json.dumps(document, indent=1, default=str) + "\n")
+    sys.stdout.flush()  # here a full disk or a closed pipe can still be reported

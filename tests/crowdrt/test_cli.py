@@ -1,0 +1,306 @@
+"""Every verb with good input: what it prints, what it writes, and what it does not do again."""
+
+import json
+import shutil
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from PIL import Image
+
+from crowdrt.benchmarks.printed import printed_cost
+from crowdrt.contracts import GraphInfo
+from crowdrt.onnx_file import graph_info
+
+
+def test_doctor_says_what_is_there(crowdrt):
+    findings = crowdrt("doctor", "--json").json()
+    assert set(findings) == {"machine", "threads", "int8", "capabilities", "gpu"}
+    assert all(entry["ready"] for entry in findings["capabilities"])
+    shown = crowdrt("doctor")
+    assert shown.code == 0
+    assert "count and build on the CPU" in shown.out
+    assert findings["gpu"]["reason"] in shown.out
+
+
+def test_doctor_says_what_is_missing(crowdrt, monkeypatch):
+    monkeypatch.setattr(
+        "crowdrt.pipeline.doctor.CAPABILITIES", (("draw", "report", ("json", "no_such_library")),)
+    )
+    (entry,) = crowdrt("doctor", "--json").json()["capabilities"]
+    assert entry["missing"] == ["no_such_library"]
+    assert "pip install 'crowdrt[report]'" in crowdrt("doctor").out
+
+
+def test_recipes(crowdrt):
+    rows = crowdrt("recipes", "--json").json()
+    assert {"name": "csrnet-quarter", "network": "csrnet", "width": "1/4"}.items() <= rows[
+        0
+    ].items()
+    assert "csrnet-quarter  csrnet at width 1/4" in crowdrt("recipes").out
+
+
+def test_synthesize(crowdrt, tmp_path, tree):
+    command = ("synthesize", "-o", tmp_path / "p", "--num-images", 2, "--size", "320x352")
+    rows = crowdrt(*command, "--json").json()
+    assert [Path(row["image"]).name for row in rows] == ["crowd_0000.jpg", "crowd_0001.jpg"]
+    for row in rows:
+        heads = json.loads(Path(row["image"] + ".heads.json").read_text())["heads"]
+        assert row["annotated"] == len(heads) >= 50
+        with Image.open(row["image"]) as image:
+            assert image.size == (352, 320)
+    before = tree(tmp_path)
+    total = sum(row["annotated"] for row in rows)
+    assert crowdrt(*command).out == f"2 photographs with {total} people in {tmp_path / 'p'}\n"
+    assert tree(tmp_path) == before
+
+
+def test_import_of_arrays_and_checkpoints(crowdrt, tmp_path, tiny):
+    import torch
+
+    from crowdrt.models import build_model
+    from crowdrt.models.weights import describe_weights
+
+    torch.save(build_model("csrnet", Fraction(1, 16)).state_dict(), tmp_path / "old.pth")
+    out = tmp_path / "new.safetensors"
+    answer = crowdrt(
+        "import", tmp_path / "old.pth", "--network", "csrnet", "--width", "1/16", "-o", out,
+        "--json",
+    )  # fmt: skip
+    assert answer.json()["path"] == str(out)
+    assert str(describe_weights(out)) == "csrnet at width 1/16"
+    assert str(tmp_path) not in Path(f"{out}.json").read_text()  # manifests are published
+
+
+def test_export_answers_once_and_reuses(crowdrt, tmp_path, tiny):
+    out = tmp_path / "new" / "tiny.onnx"
+    command = ("export", "csrnet", "--weights", tiny.weights, "-o", out)
+    made = crowdrt(*command, "--json")
+    assert made.json()["reused"] is False
+    assert "simplif" in made.err  # what people should know goes to stderr
+    assert graph_info(out).width == "1/16"
+    assert crowdrt(*command, "--json").json() == made.json() | {"reused": True}
+    assert crowdrt(*command).out == f"{out} (nothing had changed)\n"
+
+
+def test_export_for_one_size_and_by_recipe(crowdrt, tmp_path, tiny_recipe):
+    out = tmp_path / "fixed.onnx"
+    crowdrt("export", "tiny", "--size", "96x128", "--input", "float32", "-o", out, "--json").json()
+    (image,) = onnx.load(out).graph.input
+    assert [axis.dim_value for axis in image.type.tensor_type.shape.dim] == [1, 3, 96, 128]
+    assert graph_info(out).normalised_input
+
+
+def test_a_recipe_takes_other_weights_of_its_width(tiny_recipe, tiny):
+    from crowdrt.pipeline.networks import Origin, origin_named
+
+    width = tiny_recipe.width
+    own = Origin(network="csrnet", width=width, weights=tiny.weights)
+    random = Origin(network="csrnet", width=width, weights=None)
+    assert origin_named("tiny", width=None, path=None, random=False) == own
+    assert origin_named("tiny", width=width, path=None, random=False) == own
+    assert origin_named("tiny", width=None, path=tiny.weights, random=False) == own
+    assert origin_named("tiny", width=None, path=None, random=True) == random
+    assert origin_named("csrnet", width=None, path=tiny.weights, random=False) == own
+
+
+def test_complexity_prints_what_the_paper_prints(crowdrt):
+    command = ("complexity", "csrnet", "--width", "1/4", "--size", "576x864", "--size", "2032x2912")
+    rows = crowdrt(*command, "--json").json()
+    keys = ["network", "width", "size", "params", "macs", "paper_flops"]
+    assert [list(row) for row in rows] == [keys, keys]
+    assert [(r["network"], r["width"], r["size"]) for r in rows] == [
+        ("csrnet", "1/4", [576, 864]),
+        ("csrnet", "1/4", [2032, 2912]),
+    ]
+    assert all(isinstance(row[key], int) for row in rows for key in keys[3:])
+    for row in rows:
+        printed = printed_cost("csrnet", "1/4", tuple(row["size"]))
+        assert f"{row['paper_flops'] / 1e9:.2f}" == f"{printed.flops_g:.2f}"
+    text = crowdrt(*command)
+    assert text.code == 0
+    assert "csrnet 1/4 at 2032x2912" in text.out.splitlines()[1]
+
+
+def test_complexity_has_a_default_size(crowdrt):
+    (row,) = crowdrt("complexity", "mcnn", "--json").json()
+    assert (row["width"], row["size"]) == ("1", [576, 864])
+
+
+def test_calibrate(crowdrt, tmp_path, tiny):
+    out = tmp_path / "tiny.int8.onnx"
+    command = ("calibrate", tiny.onnx, "--images", tiny.photos, "--num-images", 2, "-o", out)
+    assert crowdrt(*command, "--json").json()["reused"] is False
+    assert (graph_info(out).precision, graph_info(out).weight_bits) == ("int8", 7)
+    assert crowdrt(*command, "--json").json()["reused"] is True
+    assert crowdrt(*command, "--method", "minmax", "--json").json()["reused"] is False
+
+
+def test_build_says_whether_it_was_built_before(crowdrt, tmp_path, tiny):
+    command = ("build", tiny.onnx, "--store", tmp_path / "store")
+    first, second = (crowdrt(*command, "--json").json() for _ in range(2))
+    assert list(first) == ["path", "key", "reused", "seconds"]
+    assert (first["reused"], second["reused"]) == (False, True)
+    assert first["path"] == second["path"]
+    assert crowdrt(*command).out == f"{first['path']} (was built before)\n"
+
+
+def test_count_prints_a_list(crowdrt, tiny, tmp_path):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for name in ("crowd_0000.jpg", "crowd_0000.jpg.heads.json", "crowd_0001.jpg"):
+        shutil.copy(tiny.photos / name, photos / name)
+    rows = crowdrt("count", tiny.onnx, photos, "--json").json()
+    assert [list(row) for row in rows] == [["image", "count", "annotated"]] * 2
+    assert [row["image"] for row in rows] == [
+        str(photos / "crowd_0000.jpg"),
+        str(photos / "crowd_0001.jpg"),
+    ]
+    assert rows[0]["annotated"] >= 5
+    assert rows[1]["annotated"] is None
+    assert rows[0]["count"] != rows[1]["count"]
+
+
+def test_count_takes_engines_and_onnx_files_alike(crowdrt, tiny):
+    engine = crowdrt("build", tiny.onnx, "--json").json()["path"]
+    images = [tiny.photos / f"crowd_000{k}.jpg" for k in (1, 0)]
+    by_engine = crowdrt("count", engine, *images, "--json").json()
+    assert by_engine == crowdrt("count", tiny.onnx, *images, "--json").json()
+    assert [row["image"] for row in by_engine] == [str(image) for image in images]
+
+
+def test_count_for_people(crowdrt, tiny, tmp_path):
+    name = "[red]" + "long " * 30 + ":cat:.jpg"
+    shutil.copy(tiny.photos / "crowd_0000.jpg", tmp_path / name)
+    answer = crowdrt("count", tiny.onnx, tmp_path, tiny.photos)
+    assert answer.code == 0
+    lines = answer.out.splitlines()
+    assert lines[1].startswith(name)
+    assert lines[2].startswith("crowd_0000.jpg")
+    assert lines[-1].startswith("MAE ")
+    assert lines[-1].endswith("over 4 annotated photographs")
+
+
+def test_overlays_of_equal_names_do_not_overwrite_each_other(crowdrt, tiny, tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        shutil.copy(tiny.photos / "crowd_0000.jpg", tmp_path / folder / "one.jpg")
+    with Image.open(tiny.photos / "crowd_0001.jpg") as image:
+        image.save(tmp_path / "a" / "one.png")
+    overlays = tmp_path / "overlays"
+    crowdrt(
+        "count", tiny.onnx, tmp_path / "a", tmp_path / "b", "--overlay", overlays, "--json"
+    ).json()
+    found = {path.name: path.read_bytes() for path in overlays.iterdir()}
+    assert set(found) == {"one.overlay.jpg", "one-2.overlay.jpg", "one-3.overlay.jpg"}
+    assert len(set(found.values())) == 2  # of one photograph the overlays are the same
+
+
+def test_profile_keeps_engines_apart(crowdrt, tiny, tmp_path, quick_race):
+    shutil.copy(tiny.int8, tmp_path / "tiny.onnx")  # another network under the same name
+    records = tmp_path / "records.jsonl"
+    command = ("profile", tiny.onnx, tmp_path / "tiny.onnx", tiny.onnx, "--size", "96x128")
+    rows = crowdrt(*command, "--seconds", 0.1, "-o", records, "--threads", 1, "--json").json()
+    assert [row["precision"] for row in rows] == ["fp32", "int8"]
+    assert len({row["name"] for row in rows}) == 2
+    assert all(row["p50_ms"] > 0 and row["p90_ms"] >= row["p50_ms"] for row in rows)
+    written = records.read_text()
+    assert len(written.splitlines()) == 2
+    assert str(tmp_path) not in written  # records are published
+
+
+def test_a_contender_that_failed_has_no_figures(capsys):
+    from crowdrt.contracts import Measurement
+    from crowdrt.pipeline.measuring import as_row, show_measurements
+
+    row = Measurement(
+        name="[red]a.onnx", network="csrnet", width="1", engine="onnxruntime", engine_version="1",
+        precision="fp32", size=(96, 128), num_threads=1, samples_ms=(), peak_mib=0.0, machine={},
+        verdict="failed: [out of memory]",
+    )  # fmt: skip
+    assert (as_row(row)["p50_ms"], as_row(row)["p90_ms"]) == (None, None)
+    show_measurements([row])
+    shown = capsys.readouterr().out
+    assert "[red]a.onnx" in shown
+    assert "failed: [out of memory]" in shown
+
+
+def test_names_stay_apart():
+    from crowdrt.pipeline.counting import distinct
+
+    assert distinct(["a", "a-2", "a", "b", "a"]) == ["a", "a-2", "a-3", "b", "a-4"]
+
+
+@pytest.mark.parametrize("options", [("--json",), ("--markdown",), ()])
+def test_a_table_from_records(crowdrt, skt_records, options):
+    answer = crowdrt("table", "skt-8", "--records", skt_records, *options)
+    assert answer.code == 0, answer.err
+    if options == ("--json",):
+        rows = answer.json()
+        assert [(row["width"], row["engine"]) for row in rows] == [
+            ("1", "pytorch"),
+            ("1/4", "onnxruntime"),
+        ]
+        assert rows[1]["cpu_ratio"] == pytest.approx(20)
+    else:
+        assert "CSRNet" in answer.out
+        assert "20.0" in answer.out
+
+
+def test_a_table_is_not_measured_twice(crowdrt, skt_records, tmp_path, monkeypatch):
+    raced = []
+
+    def race_family(network, size, folder, seconds, store, num_threads):
+        raced.append((network, size, num_threads))
+        return examples_of(network, size, num_threads or 2)
+
+    monkeypatch.setattr("crowdrt.pipeline.measuring.race_family", race_family)
+    monkeypatch.setattr("crowdrt.pipeline.measuring.num_cores", lambda: 2)
+    command = ("table", "skt-8", "--network", "csrnet", "-o", tmp_path, "--json")
+    crowdrt(*command, "--size", "576x864", "--size", "576x864").json()
+    assert raced == [("csrnet", (576, 864), 0)]
+    again = crowdrt(*command)
+    assert len(raced) == 1
+    assert "reusing run" in again.err
+    crowdrt(*command, "--threads", 1).json()  # other figures
+    crowdrt(*command, "--fresh").json()
+    assert [threads for *_, threads in raced] == [0, 1, 0]
+
+
+def examples_of(network, size, num_threads):
+    from crowdrt.contracts import Measurement
+
+    def row(width, engine, ms):
+        return Measurement(
+            name=f"{network} {width} {engine}", network=network, width=width, engine=engine,
+            engine_version="1", precision="fp32", size=size, num_threads=num_threads,
+            samples_ms=(ms, ms), peak_mib=100.0, machine={"cpu": "one"}, verdict="valid",
+            run_id="20250101T000000Z-000000",
+        )  # fmt: skip
+
+    return [row("1", "pytorch", 2000.0), row("1/4", "onnxruntime", 100.0)]
+
+
+@pytest.fixture
+def skt_records(tmp_path):
+    from crowdrt.benchmarks.records import append_records
+
+    path = tmp_path / "given.jsonl"
+    append_records(path, examples_of("csrnet", (576, 864), 2))
+    return path
+
+
+def test_train_a_little_and_count_with_it(crowdrt, tiny, tiny_recipe, tmp_path):
+    out = tmp_path / "trained"
+    command = ("train", "tiny", "--data", tiny.photos, "-o", out)
+    artifact = crowdrt(*command, "--json").json()
+    assert artifact["path"] == str(out / "weights.safetensors")
+    again = crowdrt(*command)
+    assert again.out == f"{out / 'weights.safetensors'} (nothing had changed)\n"
+
+
+def test_info_is_what_the_file_says(tiny):
+    assert isinstance(graph_info(tiny.onnx), GraphInfo)
+    assert np.isfinite(onnx.load(tiny.onnx).ByteSize())
