@@ -6,18 +6,31 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from crowdrt.errors import TrainingError
 from crowdrt.manifest import write_whole
 
+# RuntimeError: tensors that do not fit the module; the last three: JSON that says something else.
+UNREADABLE = (
+    *(SafetensorError, OSError, ValueError, RuntimeError),
+    *(TypeError, LookupError, AttributeError),
+)
+
 
 def save_checkpoint(
     path: Path, modules: dict[str, nn.Module], optimizer: Optimizer, facts: dict[str, Any]
 ) -> None:
-    """Write modules, optimizer moments and facts (step, best error ...) whole or not at all."""
+    """Write modules, optimizer moments and facts whole or not at all.
+
+    Args:
+        path: a .safetensors file.
+        modules: by the name under which `load_checkpoint` finds them again.
+        optimizer: its moments are kept, its options are not.
+        facts: `key`, what the run is made from; `step`; `best_mae`.
+    """
     tensors: dict[str, Tensor] = {}
     for prefix, module in modules.items():
         for name, value in module.state_dict().items():
@@ -26,8 +39,10 @@ def save_checkpoint(
         for name, value in moments.items():
             # contiguous: the moments follow the weights' channels-last layout
             tensors[f"optimizer/{index}/{name}"] = torch.as_tensor(value).contiguous().clone()
+    # save_file would report a full disk as an error of its own, not as OSError
+    content = save(tensors, metadata={"facts": json.dumps(facts)})
     with write_whole(path) as temporary:
-        save_file(tensors, temporary, metadata={"facts": json.dumps(facts)})
+        temporary.write_bytes(content)
 
 
 def load_checkpoint(
@@ -46,20 +61,30 @@ def load_checkpoint(
             facts: dict[str, Any] = json.loads((file.metadata() or {})["facts"])
             if facts.get("key") != key:
                 return None
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        restored = facts | {"step": int(facts["step"]), "best_mae": float(facts["best_mae"])}
         for prefix, module in modules.items():
             module.load_state_dict(with_prefix(tensors, prefix))
-    except (SafetensorError, KeyError, ValueError, RuntimeError, OSError) as error:
+        restore_moments(optimizer, with_prefix(tensors, "optimizer"))
+    except UNREADABLE as error:
         raise TrainingError(
             f"{path} cannot be resumed: {error}",
-            fix="delete it to start over, or name another folder with --out",
+            fix=f"start over: rm '{path}', or name another folder with --out",
         ) from error
+    return restored
+
+
+def restore_moments(optimizer: Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Give every parameter its moments back; `tensors` are named `index/moment`."""
     moments: dict[int, dict[str, Tensor]] = {}
-    for key, value in with_prefix(tensors, "optimizer").items():
+    for key, value in tensors.items():
         index, name = key.split("/", 1)
         moments.setdefault(int(index), {})[name] = value
-    optimizer.load_state_dict(optimizer.state_dict() | {"state": moments})
-    return facts
+    state = optimizer.state_dict()
+    known = {index for group in state["param_groups"] for index in group["params"]}
+    if moments and set(moments) != known:
+        raise ValueError(f"moments of {len(moments)} parameters, not of {len(known)}")
+    optimizer.load_state_dict(state | {"state": moments})
 
 
 def with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

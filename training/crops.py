@@ -55,6 +55,9 @@ class CropSource:
         preprocessing: of the network that learns.
         density_stride: input pixels per density cell.
         config: crop size, batch size, sigma and seed.
+
+    Raises:
+        TrainingError: there is no photograph, or one without annotation.
     """
 
     def __init__(
@@ -70,6 +73,8 @@ class CropSource:
                 "there is no annotated photograph to learn from",
                 fix="name a data set with --data DIR, or generate one: crowdrt synthesize -o DIR",
             )
+        for sample in (sample for group in self._groups for sample in group.samples):
+            annotated_heads(sample)  # now, not after an hour
         shares = np.array([group.share for group in self._groups])
         self._shares = shares / shares.sum()
         self._preprocessing = preprocessing
@@ -126,17 +131,23 @@ class CropSource:
     def _decode(self, sample: Sample) -> Annotated:
         pixels = read_image(sample.image, self._preprocessing.channels)
         image = Image.fromarray(pixels[0] if pixels.shape[0] == 1 else pixels.transpose(1, 2, 0))
-        heads = sample.heads
-        if heads is None:
-            raise TrainingError(
-                f"{sample.image} has no annotated heads",
-                fix="remove it from the training folder, or add its .heads.json",
-            )
+        heads = annotated_heads(sample)
         if self._config.sigma_px > 0:
             sigma = np.full(len(heads), self._config.sigma_px, np.float32)
         else:
             sigma = adaptive_sigma(heads).astype(np.float32)
         return Annotated(image, heads.astype(np.float32), sigma)
+
+
+def annotated_heads(sample: Sample) -> FloatArray:
+    """Return the heads of a photograph, (N, 2) x, y in pixels, or refuse one without."""
+    if sample.heads is None:
+        raise TrainingError(
+            f"{sample.image} has no annotated heads",
+            fix=f"remove it from the folder, or write {sample.image.name}.heads.json beside it: "
+            '{"heads": [[x, y], ...]}',
+        )
+    return sample.heads
 
 
 def vary_colours(image: Image.Image, rng: np.random.Generator) -> Image.Image:

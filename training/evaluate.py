@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from crowdrt.contracts import Preprocessing, Sample
 from crowdrt.data.preprocess import load_feed
+from crowdrt.training.crops import annotated_heads
 
 
 @dataclass(frozen=True)
@@ -36,14 +37,24 @@ def count_errors(
     *,
     device: torch.device | str = "cpu",
 ) -> CountErrors:
-    """Count every photograph whole and compare with its annotation."""
+    """Count every photograph whole and compare with its annotation.
+
+    Args:
+        model: it is left in evaluation mode.
+        samples: annotated photographs, at least one.
+        preprocessing: of the model.
+        device: where the model lies.
+
+    Raises:
+        TrainingError: a photograph is not annotated.
+    """
     differences = []
     model.eval()
     with torch.inference_mode():
         for sample in samples:
             feed = torch.from_numpy(load_feed(sample.image, preprocessing)).to(device)
             image = normalise(feed, preprocessing).contiguous(memory_format=torch.channels_last)
-            differences.append(model(image).float().sum().item() - (sample.annotated or 0))
+            differences.append(model(image).float().sum().item() - count_of(sample))
     return errors_of(differences)
 
 
@@ -60,5 +71,10 @@ def errors_of(differences: Sequence[float]) -> CountErrors:
 
 def constant_mean_errors(train: Sequence[Sample], test: Sequence[Sample]) -> CountErrors:
     """Errors of answering every photograph with the training set's mean count."""
-    mean = float(np.mean([sample.annotated or 0 for sample in train]))
-    return errors_of([mean - (sample.annotated or 0) for sample in test])
+    mean = float(np.mean([count_of(sample) for sample in train]))
+    return errors_of([mean - count_of(sample) for sample in test])
+
+
+def count_of(sample: Sample) -> int:
+    """Return the published count; a photograph without one is refused, not taken for empty."""
+    return len(annotated_heads(sample))

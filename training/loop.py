@@ -4,10 +4,10 @@ A plain first version for one process. The batch of a step depends on the seed a
 alone, and a checkpoint holds everything else, so a killed run goes on as if nothing happened.
 """
 
-import json
+import logging
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from fractions import Fraction
@@ -18,22 +18,29 @@ import torch
 from lightning.fabric import Fabric
 from rich.progress import Progress, TaskID
 from torch import nn
+from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from crowdrt.console import progress_bar, say
-from crowdrt.contracts import Artifact, Sample, TrainingConfig
-from crowdrt.manifest import fingerprint, manifest_path, reusable, write_manifest
+from crowdrt.contracts import MIN_SIDE_PX, Artifact, Preprocessing, Sample, TrainingConfig
+from crowdrt.errors import TrainingError
+from crowdrt.manifest import fingerprint, manifest_path, reusable, write_manifest, write_whole
 from crowdrt.models import build_model
+from crowdrt.models.network import Network
 from crowdrt.models.weights import save_weights
 from crowdrt.training.batch_norm import add_batch_norm, fold_batch_norm
 from crowdrt.training.checkpoint import load_checkpoint, save_checkpoint
-from crowdrt.training.crops import Batch, CropSource, SampleGroup
+from crowdrt.training.crops import Batch, CropSource, SampleGroup, annotated_heads
 from crowdrt.training.evaluate import CountErrors, count_errors, normalise
 from crowdrt.training.losses import density_loss
+from crowdrt.training.metrics import append_line, rewind
 
 EMA_DECAY = 0.998
 average_weights = get_ema_multi_avg_fn(EMA_DECAY)  # type: ignore[no-untyped-call]
 WARM_UP_STEPS = 200
+
+for library in ("lightning.fabric", "lightning.pytorch"):
+    logging.getLogger(library).setLevel(logging.WARNING)  # they announce their settings
 
 
 @dataclass(frozen=True)
@@ -52,8 +59,10 @@ class Run:
         torch.manual_seed(config.seed)
         self.fabric = Fabric(accelerator="auto", devices=1, precision="bf16-mixed")
         model = build_model(network, width)
+        check_crop(config.crop_px, model.preprocessing)
         self.preprocessing = model.preprocessing
         self.density_stride = model.density_stride
+        self.border = target_border(model, config.crop_px)
         if config.batch_norm:
             add_batch_norm(model)
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -73,22 +82,40 @@ class Run:
         return {"model": self.model.module, "average": self.average}
 
     def learn(self, batch: Batch) -> float:
-        """Take one optimisation step and return its loss."""
+        """Take one optimisation step and return its loss.
+
+        Raises:
+            TrainingError: training diverged; the weights are as they were.
+        """
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, self.config)
         self.model.train()
         images = torch.from_numpy(batch.images).to(self.fabric.device)
-        target = torch.from_numpy(batch.density).to(self.fabric.device)
+        target = functional.pad(torch.from_numpy(batch.density), self.border)
+        target = target.to(self.fabric.device)
         pixels = normalise(images, self.preprocessing)
         predicted = self.model(pixels.contiguous(memory_format=torch.channels_last))
         loss = density_loss(predicted.float(), target)
         self.optimizer.zero_grad(set_to_none=True)
         self.fabric.backward(loss)
-        self.fabric.clip_gradients(self.model, self.optimizer, max_norm=10.0)
+        norm = self.fabric.clip_gradients(
+            self.model, self.optimizer, max_norm=10.0, error_if_nonfinite=False
+        )
+        self.check_finite("loss", value := float(loss.detach()))
+        self.check_finite("gradient", float(norm))  # type: ignore[arg-type]
         self.optimizer.step()
         self.average.update_parameters(self.model.module)
         self.step += 1
-        return float(loss.detach())
+        return value
+
+    def check_finite(self, what: str, value: float) -> None:
+        """Stop before NaN or infinity reaches the weights or a checkpoint."""
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"step {self.step}: the {what} is {value}; training diverged",
+                fix="lower training.learning_rate in the recipe, "
+                f"{self.config.learning_rate:g} here, and train again",
+            )
 
     def shipped(self) -> nn.Module:
         """Return the averaged network as it ships: normalisation folded, on the CPU."""
@@ -102,6 +129,34 @@ class Run:
         """Errors of the averaged network."""
         model = self.shipped().to(self.fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         return count_errors(model, samples, self.preprocessing, device=self.fabric.device)
+
+
+def check_crop(crop_px: int, preprocessing: Preprocessing) -> None:
+    """Refuse crops that the network cannot divide into cells, or that hold no head."""
+    stride = preprocessing.stride
+    if crop_px % stride or crop_px < MIN_SIDE_PX:
+        nearest = max(round(crop_px / stride), math.ceil(MIN_SIDE_PX / stride)) * stride
+        raise TrainingError(
+            f"crop_px={crop_px}: this network learns from crops of at least {MIN_SIDE_PX} px, in "
+            f"multiples of {stride}",
+            fix=f"use crop_px={nearest}",
+        )
+
+
+def target_border(model: Network, crop_px: int) -> tuple[int, int, int, int]:
+    """Return the cells to add around a crop's density map: left, right, top and bottom.
+
+    SANet's map is 7 px larger than its input and begins 3.5 px above and left of it. Nobody is
+    annotated out there, so the target is 0: what the network answers there is part of its count.
+    The odd cell goes to the right and the bottom, which shifts the target by half a pixel.
+    """
+    image = torch.zeros(1, model.preprocessing.num_channels, crop_px, crop_px)
+    with torch.inference_mode():
+        cells = model.eval()(image).shape[-1]
+    extra = cells - crop_px // model.density_stride
+    assert extra >= 0, f"{type(model).__name__} answers {cells} cells for {crop_px} px"
+    before, after = extra // 2, extra - extra // 2
+    return before, after, before, after
 
 
 def learning_rate(step: int, config: TrainingConfig) -> float:
@@ -124,12 +179,17 @@ def train(
     """Train a network and leave the best one at `out/weights.safetensors`.
 
     Args:
-        network, width: what to build.
+        network: what to build.
+        width: at which width.
         config: steps, batch, crops, learning rate, seed.
         data: what to learn from, and what to choose the best network by.
         out: folder for the weights, `checkpoint.safetensors` and `metrics.jsonl`.
         save_every: steps between checkpoints; a killed run loses at most these.
         validate_every: steps between validations.
+
+    Raises:
+        TrainingError: the configuration or a photograph cannot be trained on, or training
+            diverged.
     """
     made_from = {
         "network": network,
@@ -137,31 +197,75 @@ def train(
         "config": asdict(config),
         "images": images_of(data),
     }
-    weights, checkpoint = out / "weights.safetensors", out / "checkpoint.safetensors"
-    if done := reusable(weights, made_from=made_from):
+    checkpoint = checkpoint_of(out)
+    if done := reusable(out / "weights.safetensors", made_from=made_from):
         return done
+    check_validation(data.validation)
     run = Run(network, width, config)
-    best = out / "best.safetensors"
+    source = CropSource(data.groups, run.preprocessing, run.density_stride, config)
     if checkpoint.is_file():
         resume(run, checkpoint, key=fingerprint(made_from))
-    source = CropSource(data.groups, run.preprocessing, run.density_stride, config)
+    rewind(out / "metrics.jsonl", run.step)
+    clear(out, fresh=run.step == 0)
     with progress_bar() as bar:
         task = bar.add_task("training", total=config.steps, completed=run.step, note="")
         for loss in steps(run, source):
             show(bar, task, run, loss)
             last = run.step == config.steps
             if run.step % validate_every == 0 or last:
-                keep_best(run, data.validation, out, best, loss)
+                keep_best(run, data.validation, out, loss)
             if run.step % save_every == 0 or last:
                 facts = {"step": run.step, "best_mae": run.best_mae, "key": fingerprint(made_from)}
                 save_checkpoint(checkpoint, run.modules, run.optimizer, facts)
-    best.replace(weights)
-    manifest_path(best).unlink(missing_ok=True)
+    return finish(run, out, made_from)
+
+
+def clear(out: Path, *, fresh: bool) -> None:
+    """Remove what killed writes left behind and, for a fresh run, another run's best network."""
+    for name in ("checkpoint", "best", "weights", "metrics"):
+        for torn in out.glob(f".{name}.*.tmp-*"):
+            torn.unlink(missing_ok=True)
+    if fresh:
+        best_weights(out).unlink(missing_ok=True)
+
+
+def finish(run: Run, out: Path, made_from: Mapping[str, Any]) -> Artifact:
+    """Give the best network its final name. It can be killed anywhere and done again."""
+    best, weights, checkpoint = best_weights(out), out / "weights.safetensors", checkpoint_of(out)
+    if not best.is_file():
+        raise TrainingError(
+            f"{best} is gone, and with it the best network of this run",
+            fix=f"put it back, or train from the start: rm '{checkpoint}'",
+        )
+    with write_whole(weights) as temporary:
+        temporary.write_bytes(best.read_bytes())
     artifact = write_manifest(
         weights, kind="weights", made_from=made_from, facts={"validation_mae": run.best_mae}
     )
-    checkpoint.unlink()
+    for leftover in (checkpoint, best, manifest_path(best)):
+        leftover.unlink(missing_ok=True)
     return artifact
+
+
+def best_weights(out: Path) -> Path:
+    """Return where the best network so far lies while a run goes on."""
+    return out / "best.safetensors"
+
+
+def checkpoint_of(out: Path) -> Path:
+    """Return where a run's state lies while it goes on."""
+    return out / "checkpoint.safetensors"
+
+
+def check_validation(samples: Sequence[Sample]) -> None:
+    """Refuse what the best network cannot be chosen by."""
+    if not samples:
+        raise TrainingError(
+            "there is no annotated photograph to choose the best network by",
+            fix="give TrainingSet at least one for validation",
+        )
+    for sample in samples:
+        annotated_heads(sample)
 
 
 def steps(run: Run, source: CropSource) -> Iterator[float]:
@@ -180,20 +284,21 @@ def resume(run: Run, checkpoint: Path, *, key: str) -> None:
     if facts is None:
         say(f"{checkpoint} is of another recipe or other images: starting from step 0")
         return
-    run.step, run.best_mae = int(facts["step"]), float(facts["best_mae"])
+    run.step, run.best_mae = facts["step"], facts["best_mae"]
     say(f"resuming at step {run.step}")
 
 
-def keep_best(run: Run, validation: Sequence[Sample], out: Path, best: Path, loss: float) -> None:
+def keep_best(run: Run, validation: Sequence[Sample], out: Path, loss: float) -> None:
     """Validate, log one line, and keep the weights when they are the best so far."""
     errors = run.validate(validation)
-    line: dict[str, Any] = {"step": run.step, "loss": loss, "time": time.time(), **asdict(errors)}
-    with (out / "metrics.jsonl").open("a") as file:
-        file.write(json.dumps(line) + "\n")
+    run.check_finite("validation error", errors.mae)
+    facts: dict[str, Any] = {"step": run.step, "loss": loss, **asdict(errors)}
+    append_line(out / "metrics.jsonl", facts | {"time": time.time()})
+    best = best_weights(out)
     say(f"step {run.step}: validation MAE {errors.mae:.2f}, bias {errors.bias:+.2f}")
     if errors.mae < run.best_mae or not best.is_file():
         run.best_mae = errors.mae
-        save_weights(run.shipped(), best, network=run.network, width=run.width, facts=line)
+        save_weights(run.shipped(), best, network=run.network, width=run.width, facts=facts)
 
 
 def show(bar: Progress, task: TaskID, run: Run, loss: float) -> None:

@@ -5,17 +5,21 @@ counts a dense square, a street and a newcomer's first picture. No test photogra
 not even the byte-identical copy of one that the published Part A trains on.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
+from crowdrt.console import say
 from crowdrt.contracts import Sample
 from crowdrt.data.datasets import open_samples
-from crowdrt.data.shanghaitech import shanghaitech, without_copies
+from crowdrt.data.shanghaitech import Part, shanghaitech, without_copies
 from crowdrt.data.synthetic import generate
 from crowdrt.errors import DataError
 from crowdrt.training.crops import SampleGroup
 from crowdrt.training.loop import TrainingSet
 
+SHANGHAITECH = ("ShanghaiTech", "part_A", "part_A_final")
 VALIDATE_EVERY = 15  # every 15th training photograph validates instead
+PART_SHARES: tuple[tuple[Part, float], ...] = (("A", 0.4), ("B", 1.0))
 SYNTHETIC_SEED = 1_000  # far from the seeds that `crowdrt run` and newcomers use
 
 
@@ -35,12 +39,24 @@ def training_set(data: Path | None, *, num_synthetic: int, synthetic: Path) -> T
         groups += real_groups(data)
     if num_synthetic:
         made = generate(synthetic, num_images=num_synthetic, seed=SYNTHETIC_SEED)
-        groups.append(SampleGroup("synthetic", tuple(made), share=0.5 if groups else 1.0))
+        groups.append(SampleGroup("synthetic", tuple(made), share=0.3 if groups else 1.0))
     if not groups:
         raise DataError(
             "there is nothing to learn from: no data folder, and no generated photographs",
             fix="name a data set: crowdrt train csrnet-quarter --data DIR",
         )
+    split = split_off_validation(groups)
+    if not any(group.samples for group in split.groups):
+        raise DataError(
+            f"{len(split.validation)} annotated photograph(s) are too few: the first of each "
+            "source validates, and nothing is left to learn from",
+            fix="annotate more photographs; some dozens are a start",
+        )
+    return split
+
+
+def split_off_validation(groups: Sequence[SampleGroup]) -> TrainingSet:
+    """Take the first and then every 15th photograph of each source for validation."""
     learn: list[SampleGroup] = []
     validate: list[Sample] = []
     for group in groups:
@@ -52,12 +68,25 @@ def training_set(data: Path | None, *, num_synthetic: int, synthetic: Path) -> T
 
 def real_groups(data: Path) -> list[SampleGroup]:
     """Return ShanghaiTech's parts where the folder holds them, else its annotated photographs."""
-    if not ((data / "ShanghaiTech").is_dir() or (data / "part_A").is_dir()):
-        samples = tuple(s for s in open_samples(data) if s.heads is not None)
-        return [SampleGroup(data.name, samples, share=1.0)] if samples else []
+    if not any((data / name).is_dir() for name in SHANGHAITECH):
+        return [annotated_group(data)]
     parts: list[SampleGroup] = []
-    for part in ("A", "B"):
+    for part, share in PART_SHARES:
         learn: list[Sample] = shanghaitech(data, part, "train")
         learn = without_copies(learn, shanghaitech(data, part, "test"))
-        parts.append(SampleGroup(f"part {part}", tuple(learn), share=1.0))
+        parts.append(SampleGroup(f"part {part}", tuple(learn), share=share))
     return parts
+
+
+def annotated_group(data: Path) -> SampleGroup:
+    """Return the annotated photographs of a folder, and say what was left out."""
+    samples = open_samples(data)
+    annotated = tuple(sample for sample in samples if sample.heads is not None)
+    if not annotated:
+        raise DataError(
+            f"none of the {len(samples)} photographs in {data} is annotated",
+            fix='write IMAGE.heads.json beside each: {"heads": [[x, y], ...]} in pixels from 0',
+        )
+    if left_out := len(samples) - len(annotated):
+        say(f"{data}: {left_out} of {len(samples)} photographs are not annotated and left out")
+    return SampleGroup(data.name, annotated, share=1.0)

@@ -1,0 +1,31 @@
+"""Photographs to learn from, and what is known of them."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from crowdrt.contracts import Sample
+from crowdrt.data.synthetic import generate
+
+
+@pytest.fixture(scope="session")
+def crowds(tmp_path_factory: pytest.TempPathFactory) -> tuple[Sample, ...]:
+    """Four small generated crowds of 30 to 46 people."""
+    folder = tmp_path_factory.mktemp("crowds")
+    return tuple(generate(folder, num_images=4, seed=1, size=(96, 96), people=(30, 46)))
+
+
+@pytest.fixture
+def plain_photo(tmp_path: Path) -> Callable[..., Sample]:
+    """Writes a photograph of one grey level, with heads where they are given."""
+
+    def write(name: str, *, level: int = 128, size=(48, 48), heads: Sequence | None = ()) -> Sample:
+        path = tmp_path / name
+        Image.new("RGB", size, (level,) * 3).save(path)
+        points = None if heads is None else np.array(heads, np.float32).reshape(-1, 2)
+        return Sample(image=path, heads=points)
+
+    return write

@@ -1,0 +1,174 @@
+"""Crops: heads stay on their pixels, counts stay whole, and a step always gives the same batch."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+from scipy import ndimage
+
+from crowdrt.contracts import IMAGENET, Sample, TrainingConfig
+from crowdrt.errors import DataError, TrainingError
+from crowdrt.models.mcnn import MCNN
+from crowdrt.training.crops import CropSource, SampleGroup
+
+CONFIG = TrainingConfig(batch_size=4, crop_px=64)
+DOT_PX = 4  # radius of a planted head
+SHARP = replace(CONFIG, sigma_px=4.0)
+
+
+def source(samples, *, config=CONFIG, preprocessing=IMAGENET, stride=8):
+    return CropSource([SampleGroup("all", tuple(samples), 1.0)], preprocessing, stride, config)
+
+
+def draw_heads(path, *, size, pitch, channels="RGB"):
+    """A bright dot per head on a slope that darkens to the right, which tells flips apart."""
+    width, height = size
+    slope = np.broadcast_to(np.linspace(110, 10, width), (height, width)).astype(np.uint8)
+    image = Image.fromarray(slope).convert(channels)
+    draw = ImageDraw.Draw(image)
+    rng = np.random.default_rng(0)
+    grid = np.mgrid[pitch // 2 : width : pitch, pitch // 2 : height : pitch].reshape(2, -1).T
+    heads = grid + rng.integers(-pitch // 8, pitch // 8 + 1, grid.shape)
+    for x, y in heads:
+        box = (x - DOT_PX, y - DOT_PX, x + DOT_PX, y + DOT_PX)
+        draw.ellipse(box, fill="white")
+    image.save(path)
+    return Sample(image=path, heads=heads.astype(np.float32))
+
+
+def dots_in(pixels):
+    """The centres x, y of the bright dots of one crop, (3, H, W) or (1, H, W)."""
+    grey = pixels.mean(0)
+    bright = grey > (grey.max() + np.median(grey)) / 2
+    labels, number = ndimage.label(bright)
+    centres = ndimage.center_of_mass(bright, labels, range(1, number + 1))
+    return np.array(centres).reshape(-1, 2)[:, ::-1]
+
+
+def is_flipped(pixels):
+    half = pixels.shape[2] // 2
+    return np.median(pixels[..., :half]) < np.median(pixels[..., half:])
+
+
+@pytest.mark.parametrize("preprocessing", [IMAGENET, MCNN.preprocessing], ids=["rgb", "grey"])
+def test_every_head_lies_under_a_peak_and_every_peak_on_a_head(tmp_path, preprocessing):
+    """Whatever the place, the scale, the flip and the colours of the crop."""
+    crop = 160
+    photo = draw_heads(tmp_path / "dots.png", size=(400, 300), pitch=50)
+    config = replace(SHARP, crop_px=crop, batch_size=12)
+    batch = source([photo], config=config, preprocessing=preprocessing, stride=1).batch(0)
+    flips, checked = set(), 0
+    for pixels, (density,) in zip(batch.images, batch.density, strict=True):
+        flips.add(bool(is_flipped(pixels)))
+        dots = dots_in(pixels)
+        inner = dots[((dots > 12) & (dots < crop - 12)).all(1)]
+        for x, y in inner:
+            top, left = round(y) - 10, round(x) - 10
+            around = density[top : top + 21, left : left + 21]
+            peak = np.array(np.unravel_index(around.argmax(), around.shape)) - 10
+            assert np.abs(peak).max() <= 1, f"the peak lies {peak} px off"
+        checked += len(inner)
+        peaks = (density == ndimage.maximum_filter(density, 15)) & (density > density.max() / 3)
+        assert len(inner) <= peaks.sum() <= len(dots)
+        assert len(inner) - 0.01 <= density.sum() <= len(dots) + 0.01
+    assert flips == {True, False}
+    assert checked > 50
+
+
+def test_a_crop_counts_whole_people(crowds):
+    counts = source(crowds).batch(0).density.sum((1, 2, 3))
+    assert len(set(counts.round().tolist())) > 1
+    np.testing.assert_allclose(counts, counts.round(), atol=1e-4)
+
+
+@pytest.mark.parametrize("sigma_px", [0.0, 8.0], ids=["adaptive", "fixed"])
+def test_a_crop_of_the_whole_photograph_counts_everybody(tmp_path, sigma_px):
+    """A square photograph far smaller than the crop is always taken whole."""
+    photo = draw_heads(tmp_path / "small.png", size=(64, 64), pitch=16)
+    config = replace(CONFIG, crop_px=128, batch_size=8, sigma_px=sigma_px)
+    density = source([photo], config=config).batch(0).density
+    np.testing.assert_allclose(density.sum((1, 2, 3)), len(photo.heads), rtol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(40, 50), (400, 33), (33, 400)])
+def test_a_photograph_smaller_than_the_crop_is_enlarged(plain_photo, size):
+    photo = plain_photo("small.png", size=size, heads=[(20, 20)])
+    batch = source([photo]).batch(0)
+    assert batch.images.shape == (4, 3, 64, 64)
+    assert batch.density.shape == (4, 1, 8, 8)
+    assert np.isfinite(batch.density).all()
+
+
+def test_heads_outside_the_photograph_are_in_no_crop(plain_photo):
+    heads = [(-30, 5), (5, 80), (24, 24)]
+    photo = plain_photo("small.png", size=(48, 48), heads=heads)
+    config = replace(CONFIG, crop_px=96)
+    np.testing.assert_allclose(source([photo], config=config).batch(0).density.sum((1, 2, 3)), 1)
+
+
+def test_a_photograph_of_nobody_counts_zero(plain_photo):
+    assert source([plain_photo("empty.png", heads=[])]).batch(0).density.sum() == 0
+
+
+def test_a_batch_depends_on_seed_and_step_alone(crowds):
+    forwards, backwards = source(crowds), source(crowds)
+    there = {step: forwards.batch(step) for step in (0, 1, 2)}
+    back = {step: backwards.batch(step) for step in (2, 1, 0)}
+    for step in there:
+        np.testing.assert_array_equal(there[step].images, back[step].images)
+        np.testing.assert_array_equal(there[step].density, back[step].density)
+    assert not np.array_equal(there[0].images, there[1].images)
+    other = source(crowds, config=replace(CONFIG, seed=1)).batch(0)
+    assert not np.array_equal(there[0].images, other.images)
+
+
+@pytest.mark.parametrize("stride", [1, 4, 8])
+def test_a_batch_has_the_networks_shapes(crowds, stride):
+    batch = source(crowds, preprocessing=MCNN.preprocessing, stride=stride).batch(0)
+    assert batch.images.shape == (4, 1, 64, 64)
+    assert batch.images.dtype == np.uint8
+    assert batch.density.shape == (4, 1, 64 // stride, 64 // stride)
+    assert batch.density.dtype == np.float32
+
+
+def test_colours_vary_and_some_crops_are_grey(crowds):
+    images = source(crowds, config=replace(CONFIG, batch_size=48)).batch(0).images.astype(float)
+    colourfulness = np.abs(images - images.mean(1, keepdims=True)).mean((1, 2, 3))
+    assert 1 <= (colourfulness < 1.5).sum() <= 16  # JPEG leaves a trace of colour
+    assert images.mean((1, 2, 3)).std() > 5
+
+
+def test_shares_decide_whatever_the_sizes_of_the_groups(plain_photo):
+    bright = [plain_photo("bright.png", level=220)]
+    dark = [plain_photo(f"dark{i}.png", level=20) for i in range(9)]
+    groups = [SampleGroup("bright", tuple(bright), 3.0), SampleGroup("dark", tuple(dark), 1.0)]
+    config = replace(CONFIG, crop_px=32, batch_size=400)
+    images = CropSource(groups, IMAGENET, 8, config).batch(0).images
+    assert (images.mean((1, 2, 3)) > 100).mean() == pytest.approx(0.75, abs=0.07)
+
+
+def test_an_empty_group_is_passed_over(plain_photo):
+    groups = [SampleGroup("none", (), 5.0), SampleGroup("one", (plain_photo("a.png"),), 1.0)]
+    assert CropSource(groups, IMAGENET, 8, CONFIG).batch(0).images.shape[0] == 4
+
+
+@pytest.mark.parametrize("groups", [[], [SampleGroup("none", (), 1.0)]], ids=["no", "empty"])
+def test_nothing_to_learn_from_is_refused(groups):
+    with pytest.raises(TrainingError, match="no annotated photograph") as caught:
+        CropSource(groups, IMAGENET, 8, CONFIG)
+    assert "--data" in caught.value.fix
+
+
+def test_a_photograph_without_annotation_is_refused_at_once(plain_photo):
+    samples = [plain_photo("known.png"), plain_photo("unknown.png", heads=None)]
+    with pytest.raises(TrainingError, match=r"unknown\.png has no annotated heads") as caught:
+        source(samples)
+    assert "unknown.png.heads.json" in caught.value.fix
+
+
+def test_a_damaged_photograph_is_named(plain_photo):
+    photo = plain_photo("cut.png")
+    photo.image.write_bytes(photo.image.read_bytes()[:60])
+    with pytest.raises(DataError, match=r"cut\.png"):
+        source([photo]).batch(0)

@@ -1,0 +1,46 @@
+"""`metrics.jsonl`: one line of JSON per validation of a run, in the order of its steps."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from crowdrt.manifest import write_whole
+
+
+def append_line(path: Path, metrics: Mapping[str, Any]) -> None:
+    """Add one line; the file is replaced whole, so a kill leaves no half line behind."""
+    write_lines(path, [*read_lines(path), metrics])
+
+
+def rewind(path: Path, step: int) -> None:
+    """Drop what was logged after `step`.
+
+    A run that was killed between a validation and the next checkpoint takes those steps again,
+    and would log them twice.
+    """
+    write_lines(path, [line for line in read_lines(path) if line["step"] <= step])
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Return the lines of the file, oldest first; what is no line of metrics is left out."""
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):  # a folder that is no folder fails when it is written
+        return []
+    found = [parsed(line) for line in lines]
+    return [line for line in found if isinstance(line, dict) and isinstance(line.get("step"), int)]
+
+
+def parsed(line: str) -> Any:
+    """Return what a line of JSON says, or None."""
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None
+
+
+def write_lines(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
+    """Write the whole file."""
+    with write_whole(path) as temporary:
+        temporary.write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
