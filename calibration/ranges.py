@@ -13,6 +13,7 @@ import numpy.typing as npt
 from crowdrt.contracts import CalibrationConfig
 
 NUM_BINS = 8192  # of which more than half are in use: the largest value is known to 1/4096
+LEAST_EXPONENT = -126  # of a bin whose inverse width float32 can hold
 CHUNK = 1 << 20  # values at a time, so that the working memory is small whatever the tensor
 
 
@@ -75,15 +76,16 @@ class AbsHistogram:
             self.exponent += 1
 
     def _count(self, values: npt.NDArray[np.floating]) -> None:
-        magnitude = np.abs(values, dtype=np.float64)
-        num_nonzero = int(np.count_nonzero(magnitude))
-        self.num_zeros += magnitude.size - num_nonzero
-        if self.exponent is None or not num_nonzero:
+        num_zeros = values.size - int(np.count_nonzero(values))
+        self.num_zeros += num_zeros
+        if self.exponent is None:
             return
-        if num_nonzero < magnitude.size:
-            magnitude = magnitude[magnitude > 0]
-        bins = np.ldexp(magnitude, -self.exponent).astype(np.int64)  # exact: a power of two
+        if self.exponent < LEAST_EXPONENT:
+            values = values.astype(np.float64)
+        per_bin = values.dtype.type(2.0**-self.exponent)  # exact: a power of two
+        bins = (np.abs(values) * per_bin).astype(np.intp)
         self.counts += np.bincount(bins, minlength=NUM_BINS)
+        self.counts[0] -= num_zeros
 
 
 @dataclass

@@ -9,6 +9,7 @@ import onnx
 
 from crowdrt.contracts import METADATA_KEY, Feeds, GraphInfo, TensorSpec
 from crowdrt.engines.base import check_feeds, check_threads
+from crowdrt.engines.channels import with_fourth_channel
 from crowdrt.engines.machine import cpu_may_saturate
 from crowdrt.engines.unsigned import unsigned_activations
 from crowdrt.errors import EngineError
@@ -106,7 +107,7 @@ def save_optimised(
 def for_cpu(model: Path | bytes, graph: onnx.ModelProto) -> Path | bytes:
     """Return `model`, or its INT8 graph in the form that ONNX Runtime's CPU kernels are fast at."""
     unsigned = unsigned_activations(graph)
-    return model if unsigned is None else unsigned.SerializeToString()
+    return model if unsigned is None else with_fourth_channel(unsigned).SerializeToString()
 
 
 def session_options(
