@@ -22,6 +22,7 @@ from crowdrt.engines.base import open_engine
 from crowdrt.engines.machine import num_cores
 from crowdrt.errors import BenchmarkError, RecipeError
 from crowdrt.manifest import sha256_file
+from crowdrt.onnx_file import graph_info
 from crowdrt.pipeline.counting import distinct
 from crowdrt.pipeline.networks import Origin, eager_opener, shipped_weights
 from crowdrt.pipeline.stages import calibrate_stage, engine_folder, export_stage, open_any
@@ -63,10 +64,10 @@ def engine_contender(
     path: Path, store: Path | None, num_threads: int, sizes: Sequence[Size] = ()
 ) -> Contender:
     """Return a built engine, or an ONNX file built in passing, that takes all of `sizes`."""
-    folder = engine_folder(path, store)
-    info = open_any(folder, store).info
+    info = open_any(path, store).info if path.is_dir() else graph_info(path)
     assert info is not None
-    check_race_sizes(sizes, info)
+    check_race_sizes(sizes, info)  # before anything is built
+    folder = engine_folder(path, store)
     return Contender(
         name=f"{info.network} {info.width} onnxruntime {info.precision}",
         network=info.network,

@@ -80,9 +80,11 @@ def export_stage(
     if done := reusable(out, made_from=made_from):
         return done
     from crowdrt.export.deploy import deploy
-    from crowdrt.export.onnx_export import export_onnx
+    from crowdrt.export.onnx_export import check_export_size, check_opset, export_onnx
 
+    check_opset(opset)
     model = origin.build()
+    check_export_size(size, model.preprocessing.stride)
     images = proof_photographs(model.preprocessing)
     shipped = deploy(model, proof_tensor(images[0], model.preprocessing))
     info = GraphInfo(
