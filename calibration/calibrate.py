@@ -35,7 +35,7 @@ def calibrate(
     *,
     num_threads: int = 0,
 ) -> Artifact:
-    """Write the INT8 form of a float network.
+    """Write the INT8 form of a float network, or find it already written.
 
     Args:
         onnx_path: a float network that crowdrt exported, for a fixed or any size.
@@ -46,40 +46,45 @@ def calibrate(
         config: how ranges are found.
         keep_float: names of convolutions to leave in float.
         num_threads: 0 uses every core.
-
-    Raises:
-        CalibrationError: there is no image, the network is quantized already, or its activations
-            are not finite.
-        ExportError: the network cannot be read, or another tool wrote it.
-        DataError: an image cannot be read.
     """
+    if out.resolve() == onnx_path.resolve():
+        raise CalibrationError(
+            f"{out} is the float network itself", fix="write elsewhere: -o model.int8.onnx"
+        )
     chosen = pick(images, config.num_images)
     files = [{"name": path.name, "sha256": hash_of(path)} for path in chosen]
-    made_from = {
-        "onnx": sha256_file(onnx_path) if onnx_path.is_file() else None,
-        "images": fingerprint({"files": sorted(files, key=str)}),
-        "config": asdict(config),
-        "keep_float": sorted(keep_float),
-        "form": FORM,
-    }
+    made_from = identity(onnx_path, files, config, keep_float)
     if artifact := reusable(out, made_from=made_from):
         return artifact
     model = read_onnx(onnx_path)
     info = float_info(model, source=str(onnx_path))
     plan = plan_int8(model, keep_float)
     seen = collect(model, plan, info, chosen, num_threads=num_threads)
-    ranges = ranges_of(plan, seen, config)
-    means = {name: statistics.means for name, statistics in seen.items()}
-    quantized = insert_qdq(model, plan, ranges, weight_bits=config.weight_bits, means=means)
-    write_int8(quantized, info, config, out)
+    write_int8(quantize(model, plan, seen, config), info, config, out)
     facts = {
         **asdict(config),
         "images": {"num": len(files), "sha256": made_from["images"], "files": files},
         "float": dict(plan.left),
         "int8_macs": int8_share(conv_macs(model, COST_SIZE), plan.convs),
-        "tensors": tensor_facts(plan, seen, ranges),
+        "tensors": tensor_facts(plan, seen, config),
     }
     return write_manifest(out, kind="onnx", made_from=made_from, facts=facts)
+
+
+def identity(
+    onnx_path: Path,
+    files: Sequence[Mapping[str, str]],
+    config: CalibrationConfig,
+    keep_float: Sequence[str],
+) -> dict[str, Any]:
+    """Return everything that decides the INT8 file; the order of the images does not."""
+    return {
+        "onnx": sha256_file(onnx_path) if onnx_path.is_file() else None,
+        "images": fingerprint({"files": sorted(files, key=str)}),
+        "config": asdict(config),
+        "keep_float": sorted(keep_float),
+        "form": FORM,
+    }
 
 
 def pick(images: Sequence[Path], num_images: int) -> list[Path]:
@@ -155,6 +160,16 @@ def feeds_of(model: onnx.ModelProto, info: GraphInfo, path: Path) -> Feeds:
     return {name: (pixels.astype(np.float32) - mean) / std}
 
 
+def quantize(
+    model: onnx.ModelProto, plan: Plan, seen: Mapping[str, Statistics], config: CalibrationConfig
+) -> onnx.ModelProto:
+    """Return the INT8 form of `model` for what calibration saw."""
+    means = {name: statistics.means for name, statistics in seen.items()}
+    return insert_qdq(
+        model, plan, ranges_of(plan, seen, config), weight_bits=config.weight_bits, means=means
+    )
+
+
 def ranges_of(
     plan: Plan, seen: Mapping[str, Statistics], config: CalibrationConfig
 ) -> dict[str, float]:
@@ -177,9 +192,10 @@ def write_int8(
 
 
 def tensor_facts(
-    plan: Plan, seen: Mapping[str, Statistics], ranges: Mapping[str, float]
-) -> dict[str, dict[str, Any]]:
+    plan: Plan, seen: Mapping[str, Statistics], config: CalibrationConfig
+) -> dict[str, dict[str, float]]:
     """Return what the manifest says of each INT8 tensor; a range of 0 means it was always 0."""
+    ranges = ranges_of(plan, seen, config)
     return {
         name: {
             "range": ranges[group],

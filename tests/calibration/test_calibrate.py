@@ -171,6 +171,13 @@ def test_a_missing_or_damaged_image_is_named(float_onnx, photographs, tmp_path):
     refused(DataError, float_onnx, photographs[2:3], tmp_path, r"IMG_2\.png")
 
 
+def test_the_float_network_is_not_written_over(float_onnx, photographs):
+    before = float_onnx.read_bytes()
+    with pytest.raises(CalibrationError, match="float network itself"):
+        calibrate(float_onnx, photographs, float_onnx, CONFIG)
+    assert float_onnx.read_bytes() == before
+
+
 def test_an_int8_network_is_not_calibrated_again(float_onnx, photographs, tmp_path):
     out = tmp_path / "small.int8.onnx"
     calibrate(float_onnx, photographs, out, CONFIG)
