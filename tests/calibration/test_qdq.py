@@ -83,11 +83,13 @@ def random_networks(draw):
 
 
 @settings(max_examples=40, deadline=None)
-@given(random_networks(), st.sampled_from([7, 8]), st.integers(0, 3))
-def test_properties_of_any_network(model, weight_bits, seed):
+@given(random_networks(), st.sampled_from([7, 8]), st.integers(0, 3), st.data())
+def test_properties_of_any_network(model, weight_bits, seed, data):
     image = picture(16, 24, seed)
     before = model.SerializeToString()
-    quantized, plan, _ = int8_of(model, image, weight_bits=weight_bits)
+    convs = plan_int8(model).convs
+    kept = data.draw(st.lists(st.sampled_from(convs), max_size=len(convs) - 1, unique=True))
+    quantized, plan, _ = int8_of(model, image, weight_bits=weight_bits, keep_float=kept)
     assert model.SerializeToString() == before
 
     onnx.checker.check_model(quantized, full_check=True)
@@ -150,7 +152,9 @@ def assert_convolutions_are_int8(model, plan):
             continue
         assert (node.name in plan.convs) == (node.name not in plan.left)
         if node.name in plan.left:
-            assert node.input[1] in constants  # no pair around the weights
+            # no pair in front of the weights, nor of the data: what is kept float reads float
+            assert node.input[1] in constants
+            assert makers[node.input[0]].op_type != "DequantizeLinear"
             continue
         data, weight = makers[node.input[0]], makers[node.input[1]]
         assert {data.op_type, weight.op_type} == {"DequantizeLinear"}
