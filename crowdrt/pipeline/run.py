@@ -185,12 +185,12 @@ def judge_gate(recipe: Recipe, counts: dict[Precision, list[CountRow]]) -> str:
     before, after = (accuracy(counts.get(precision, [])) for precision in ("fp32", "int8"))
     if before is None or after is None:
         return "INT8 gate: not judged, there is no annotation to compare with"
-    increase = after.mae / before.mae - 1 if before.mae else 0.0
     limit = recipe.gates.int8_mae_increase
-    verdict = "held" if increase <= limit else "FAILED: keep the FP32 engine"
+    held = after.mae <= before.mae * (1 + limit)
+    increase = f"{after.mae / before.mae - 1:+.1%}, " if before.mae else ""
     return (
-        f"INT8 gate {verdict}: MAE {after.mae:.2f} against {before.mae:.2f} in FP32 "
-        f"({increase:+.1%}, tolerated {limit:+.0%})"
+        f"INT8 gate {'held' if held else 'FAILED: keep the FP32 engine'}: MAE {after.mae:.2f} "
+        f"against {before.mae:.2f} in FP32 ({increase}tolerated {limit:+.0%})"
     )
 
 
