@@ -15,11 +15,11 @@ from crowdrt.calibration.qdq import activation_scale, insert_qdq
 from crowdrt.calibration.ranges import Statistics, range_of
 from crowdrt.console import track
 from crowdrt.contracts import Artifact, CalibrationConfig, Feeds, GraphInfo, Size
-from crowdrt.data.images import check_file
+from crowdrt.data.images import check_file, unreadable
 from crowdrt.data.preprocess import load_feed
 from crowdrt.errors import CalibrationError
 from crowdrt.manifest import fingerprint, reusable, sha256_file, write_manifest, write_whole
-from crowdrt.onnx_file import graph_info, read_onnx, set_info
+from crowdrt.onnx_file import external_files, graph_info, read_onnx, set_info
 
 MIN_OPSET = 13  # the first whose Q/DQ takes one scale per channel
 COST_SIZE: Size = (576, 864)  # at which shares of MACs are taken; they hardly depend on it
@@ -51,12 +51,12 @@ def calibrate(
         raise CalibrationError(
             f"{out} is the float network itself", fix="write elsewhere: -o model.int8.onnx"
         )
+    model = read_onnx(onnx_path)
     chosen = pick(images, config.num_images)
     files = [{"name": path.name, "sha256": hash_of(path)} for path in chosen]
     made_from = identity(onnx_path, files, config, keep_float)
     if artifact := reusable(out, made_from=made_from):
         return artifact
-    model = read_onnx(onnx_path)
     info = float_info(model, source=str(onnx_path))
     plan = plan_int8(model, keep_float)
     seen = collect(model, plan, info, chosen, num_threads=num_threads)
@@ -79,7 +79,8 @@ def identity(
 ) -> dict[str, Any]:
     """Return everything that decides the INT8 file; the order of the images does not."""
     return {
-        "onnx": sha256_file(onnx_path) if onnx_path.is_file() else None,
+        "onnx": sha256_file(onnx_path),
+        "onnx_data": [sha256_file(file) for file in external_files(onnx_path)],
         "images": fingerprint({"files": sorted(files, key=str)}),
         "config": asdict(config),
         "keep_float": sorted(keep_float),
@@ -101,7 +102,10 @@ def pick(images: Sequence[Path], num_images: int) -> list[Path]:
 def hash_of(image: Path) -> str:
     """Return the SHA-256 of an image file."""
     check_file(image)
-    return sha256_file(image)
+    try:
+        return sha256_file(image)
+    except OSError as error:
+        raise unreadable(image, error) from error
 
 
 def float_info(model: onnx.ModelProto, *, source: str) -> GraphInfo:

@@ -6,9 +6,9 @@ behind the ReLU that both runtimes fuse into it. A pool or a concatenation passe
 on one scale.
 
 The last convolution stays float, and so do the features that it reads: they cost next to nothing,
-and every error there is an error of the count. On a trained MCNN, with them in INT8, counts moved
-by 5 %, else by 1 %. A convolution that stays float reads float and is read as float: between
-quantized tensors ONNX Runtime would quantize its weights behind our back.
+and every error there is an error of the count. On a trained MCNN, with those features in INT8,
+counts moved by 5 %, else by 1 %. A convolution that stays float reads float: behind a
+DequantizeLinear, ONNX Runtime would quantize its weights of its own accord.
 """
 
 from collections.abc import Collection, Iterable, Mapping

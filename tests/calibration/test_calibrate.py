@@ -178,6 +178,15 @@ def test_the_float_network_is_not_written_over(float_onnx, photographs):
     assert float_onnx.read_bytes() == before
 
 
+def test_an_image_that_may_not_be_read_is_named(float_onnx, photographs, tmp_path, monkeypatch):
+    def denied(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    # the tests may run as root, who may read everything
+    monkeypatch.setattr("crowdrt.calibration.calibrate.sha256_file", denied)
+    refused(DataError, float_onnx, photographs, tmp_path, r"IMG_0\.png.*[Pp]ermission denied")
+
+
 def test_an_int8_network_is_not_calibrated_again(float_onnx, photographs, tmp_path):
     out = tmp_path / "small.int8.onnx"
     calibrate(float_onnx, photographs, out, CONFIG)
