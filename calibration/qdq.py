@@ -1,11 +1,12 @@
 """INT8 written into the graph: QuantizeLinear and DequantizeLinear around what runs in INT8.
 
 Activations are int8 with one scale per tensor, weights int8 with one scale per output channel,
-zero points 0, biases float. Weights keep their float values behind a Q/DQ pair of their own,
-because that is the one form that TensorRT 8.6, 10 and 11 and ONNX Runtime all fuse: TensorRT 8
-refuses int8 constants ("invalid weights type of Int8"), later versions take both, and ONNX
-Runtime folds the pair when it loads the file. Likewise each reader of a tensor has a Q/DQ pair
-of its own, and every pair names its zero point, as TensorRT 8 requires.
+zero points 0, biases float. Weights keep their float values behind a Q/DQ pair of their own: the
+one form that TensorRT 8.6, 10 and 11 and ONNX Runtime all fuse. TensorRT up to 8.5 is known to
+refuse int8 constants ("invalid weights type of Int8", onnxruntime issue 11535), for 8.6 nobody
+says otherwise, 10 and 11 take both, and ONNX Runtime folds the pair when it loads the file.
+Likewise each reader of a tensor has a pair of its own, and every pair names its zero point, as
+TensorRT 8 requires.
 """
 
 import itertools
