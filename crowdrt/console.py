@@ -42,12 +42,40 @@ def show_table(table: Table) -> None:
 MAX_WIDTH = 10_000
 
 
-def progress_bar(*, auto_refresh: bool = True) -> Progress:
-    """Return a progress display; use it as a context manager.
+class Bar(Progress):
+    """A progress display that `close_bars` can end, whoever holds it."""
+
+    def start(self) -> None:
+        """Show it."""
+        open_bars.append(self)
+        super().start()
+
+    def stop(self) -> None:
+        """End it; a second time does nothing."""
+        if self in open_bars:
+            open_bars.remove(self)
+            super().stop()
+
+
+open_bars: list[Bar] = []
+
+
+def close_bars() -> None:
+    """End what is still shown, so that a last message stands below it.
+
+    An error leaves the generator of `track` as it is, and its bar would be drawn once more when
+    the generator is collected.
+    """
+    for bar in list(open_bars):
+        bar.stop()
+
+
+def progress_bar(*, auto_refresh: bool = True) -> Bar:
+    """Return a progress display; use it as a context manager. A file or a pipe gets none.
 
     Without `auto_refresh` no thread runs in the background, and the caller redraws.
     """
-    return Progress(
+    return Bar(
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
@@ -56,7 +84,7 @@ def progress_bar(*, auto_refresh: bool = True) -> Progress:
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}", markup=False),  # may hold the name of a file
         console=err,
-        transient=not err.is_terminal,
+        disable=not err.is_terminal,
         auto_refresh=auto_refresh,
     )
 

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 from rich.text import Text
 from typer.core import TyperGroup
 
-from crowdrt.console import err
+from crowdrt.console import close_bars, err
 from crowdrt.errors import CrowdRTError
 from crowdrt.lazy import missing_for_training
 
@@ -36,6 +36,7 @@ def run_app(app: Callable[[], object]) -> None:
     except CrowdRTError as error:
         fail(error)
     except (StoppedError, KeyboardInterrupt):
+        close_bars()
         err.print("stopped; what was finished is kept, and the same command goes on from there")
         sys.exit(1)
     except ImportError as error:
@@ -51,6 +52,7 @@ def run_app(app: Callable[[], object]) -> None:
 
 def fail(error: CrowdRTError) -> NoReturn:
     """Say what is wrong and what mends it, and end with status 1."""
+    close_bars()
     problem, fix = (f": {text}" for text in (error.problem, error.fix))
     message = Text.assemble(("error", "bold red"), problem, "\n  ", ("fix", "bold"), fix)
     with contextlib.suppress(OSError):  # nobody listens

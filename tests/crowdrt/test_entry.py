@@ -1,6 +1,8 @@
 """What the command line promises whatever the verb: streams, exit status, words."""
 
 import errno
+import gc
+import io
 import json
 import signal
 import subprocess
@@ -10,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import typer
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -119,6 +122,33 @@ def test_a_progress_note_is_no_markup():
     cells = [column(bar.tasks[0]) for column in bar.columns]
     assert "[red]racing" in str(cells[0])
     assert "[red]x.onnx" in str(cells[-1])
+
+
+def test_nothing_follows_the_last_message(monkeypatch, capsys):
+    screen = Console(file=io.StringIO(), force_terminal=True, width=80, color_system=None)
+    monkeypatch.setattr(console, "err", screen)
+    monkeypatch.setattr("crowdrt.entry.err", screen)
+    app = typer.Typer(cls=Verbs, pretty_exceptions_enable=False)
+
+    @app.command()
+    def fail() -> None:
+        for _ in console.track(range(3), "counting", total=3):
+            raise DataError("a.jpg is damaged", fix="copy it again")
+
+    @app.command()
+    def other() -> None: ...
+
+    code, _, _ = ended(lambda: app(["fail"]), capsys)
+    assert code == 1
+    gc.collect()
+    said = screen.file.getvalue()
+    assert "counting" in said
+    assert said.endswith("error: a.jpg is damaged\n  fix: copy it again\n")
+
+
+def test_a_pipe_gets_no_bar(capsys):
+    assert list(console.track(range(3), "counting", total=3)) == [0, 1, 2]
+    assert capsys.readouterr() == ("", "")
 
 
 def test_no_arguments_show_the_help(crowdrt):
