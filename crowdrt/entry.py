@@ -3,7 +3,7 @@
 import contextlib
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 from rich.text import Text
@@ -19,14 +19,26 @@ class StoppedError(Exception):
 
 
 class Verbs(TyperGroup):
-    """The verbs; Ctrl-C in one reaches `run_app`, which can say what remains."""
+    """The verbs; Ctrl-C reaches `run_app`, where typer itself would only set a status."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        """Read the command line."""
+        with ctrl_c_passes():
+            return super().make_context(*args, **kwargs)
 
     def invoke(self, ctx: Any) -> Any:
         """Run the verb that `ctx` names."""
-        try:
+        with ctrl_c_passes():
             return super().invoke(ctx)
-        except KeyboardInterrupt as stop:
-            raise StoppedError from stop
+
+
+@contextlib.contextmanager
+def ctrl_c_passes() -> Iterator[None]:
+    """Give Ctrl-C a name that typer does not know."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        raise StoppedError from stop
 
 
 def run_app(app: Callable[[], object]) -> None:

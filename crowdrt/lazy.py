@@ -1,12 +1,17 @@
 """Optional libraries, imported where they are used and named with the extra that brings them."""
 
 import importlib
+import os
 from types import ModuleType
 
 from crowdrt.errors import MissingDependencyError
 
 # What models/, training/ and export/ import at the top, so without `require`.
 TRAIN = ("torch", "safetensors", "lightning", "fvcore", "onnxsim", "onnxscript", "iopath")
+
+# Read by ONNX Runtime when it loads: its Linux builds hold a reporter to its maker, which also
+# leaves a file in the folder for temporary files. Setting it to 0 lets it report.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 
 def require(module: str, *, extra: str) -> ModuleType:

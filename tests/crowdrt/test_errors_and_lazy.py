@@ -42,6 +42,14 @@ def test_a_library_that_does_not_load_is_missing_too(tmp_path, monkeypatch):
         require("broken_library", extra="cpu")
 
 
+def test_onnx_runtime_reports_nothing(tmp_path, monkeypatch):
+    monkeypatch.delenv("ORT_DISABLE_TELEMETRY")
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    code = "from crowdrt.lazy import require; require('onnxruntime', extra='cpu')"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert list(tmp_path.iterdir()) == []  # its reporter keeps a session file there
+
+
 def test_only_libraries_of_the_extra_are_explained():
     torch = missing_for_training(ImportError("No module named 'torch'", name="torch._C"))
     assert torch is not None
