@@ -45,21 +45,36 @@ def run_app(app: Callable[[], object]) -> None:
     """Run the command line; typer itself ends with 0, or with 2 for wrong usage."""
     try:
         app()
-    except CrowdRTError as error:
-        fail(error)
-    except (StoppedError, KeyboardInterrupt):
-        close_bars()
-        err.print("stopped; what was finished is kept, and the same command goes on from there")
-        sys.exit(1)
-    except ImportError as error:
-        if (missing := missing_for_training(error)) is None:
+    except (Exception, KeyboardInterrupt) as error:
+        if stopped(error):
+            close_bars()
+            err.print("stopped; what was finished is kept, and the same command goes on from there")
+            sys.exit(1)
+        if (deliberate := explained(error)) is None:
             raise
-        fail(missing)
-    except OSError as error:
-        fail(refused(error))
-    except MemoryError as error:
-        said = f"out of memory: {error}" if str(error) else "out of memory"
-        fail(CrowdRTError(said, fix="use a smaller size"))
+        fail(deliberate)
+
+
+def stopped(error: BaseException | None) -> bool:
+    """Say whether Ctrl-C is what ended the work; a library that was loading says it its own way."""
+    while error is not None and not isinstance(error, StoppedError | KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
+def explained(error: BaseException) -> CrowdRTError | None:
+    """Return the error with what mends it; None for a mistake of our own."""
+    match error:
+        case CrowdRTError():
+            return error
+        case ImportError():
+            return missing_for_training(error)
+        case OSError():
+            return refused(error)
+        case MemoryError():
+            said = f"out of memory: {error}" if str(error) else "out of memory"
+            return CrowdRTError(said, fix="use a smaller size")
+    return None
 
 
 def fail(error: CrowdRTError) -> NoReturn:

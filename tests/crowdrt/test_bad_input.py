@@ -200,6 +200,12 @@ def test_a_damaged_engine(crowdrt, tiny, tmp_path, photos, refused):
     assert crowdrt("count", tiny.onnx, photos).code == 0  # from the ONNX file it is built again
 
 
+def test_weights_that_do_not_count(weights, photos, refused):
+    refused("count", "missing.safetensors", photos, naming="missing.safetensors")
+    (weights / "short").rename(weights / "short.safetensors")
+    refused("count", "short.safetensors", photos, naming="short.safetensors")
+
+
 def test_int8_of_int8(tiny, photos, refused):
     refused("calibrate", tiny.int8, "--images", photos, "-o", "o.onnx", naming=tiny.int8)
 

@@ -19,6 +19,7 @@ from rich.text import Text
 from crowdrt import console
 from crowdrt.entry import Verbs, emit, run_app
 from crowdrt.errors import DataError
+from crowdrt.lazy import require
 
 COMMAND = [sys.executable, "-c", "from crowdrt.cli import main; main()"]
 VERBS = "doctor recipes run synthesize import train export complexity calibrate build count profile table report"  # noqa: E501
@@ -58,6 +59,19 @@ def test_ctrl_c_is_one_line_and_status_1(capsys):
     assert (code, out) == (1, "")
     assert err.startswith("stopped")
     assert err.count("\n") == 1
+
+
+def test_ctrl_c_while_a_library_loads(tmp_path, monkeypatch, capsys):
+    # as pybind11 says it, in whose initialisation Ctrl-C came
+    (tmp_path / "interrupted_library.py").write_text(
+        "try:\n    raise KeyboardInterrupt\n"
+        "except KeyboardInterrupt as stop:\n"
+        "    raise ImportError('initialization failed') from stop\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    code, _, err = ended(lambda: require("interrupted_library", extra="cpu"), capsys)
+    assert code == 1
+    assert err.startswith("stopped")
 
 
 @pytest.mark.parametrize(
