@@ -27,11 +27,11 @@ check: .venv/.installed-dev
 	$(BIN)/python -m pip install --quiet --upgrade pip
 
 .venv/.installed-run: .venv/bin/python pyproject.toml
-	$(BIN)/python -m pip install --quiet -e '.[cpu,train,report]'
+	$(BIN)/python -m pip install -qq -e '.[cpu,train,report]'
 	@touch $@
 
 .venv/.installed-dev: .venv/.installed-run
-	$(BIN)/python -m pip install --quiet -e '.[dev]'
+	$(BIN)/python -m pip install -qq -e '.[dev]'
 	@touch $@
 
 clean:
