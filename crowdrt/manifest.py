@@ -103,9 +103,16 @@ def cannot_write(path: Path, error: OSError) -> CrowdRTError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         fix = "free some space, then give the same command again; see what is free: df -h"
     else:
-        folder = shlex.quote(str(path.parent))
+        folder = shlex.quote(str(_existing(path)))
         fix = f"choose a folder that you may write to; see what is in the way: ls -la {folder}"
     return CrowdRTError(f"{path} could not be written: {error.strerror or error}", fix=fix)
+
+
+def _existing(path: Path) -> Path:
+    """Return the nearest folder of `path` that is there, to look into."""
+    with contextlib.suppress(OSError):  # one that may not be entered
+        return next(folder for folder in path.parents if folder.exists())
+    return path.parent
 
 
 def manifest_path(path: Path) -> Path:

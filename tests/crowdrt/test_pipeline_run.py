@@ -43,7 +43,7 @@ def exported(tiny, tmp_path):
 
 @pytest.fixture
 def without_race_and_report(monkeypatch):
-    """Leave out the two stages that take nearly all the time."""
+    """Leave out what takes nearly all the time."""
 
     def race(contenders, image, config):
         return [
@@ -57,6 +57,7 @@ def without_race_and_report(monkeypatch):
         ]  # fmt: skip
 
     monkeypatch.setattr("crowdrt.pipeline.run.race", race)
+    monkeypatch.setattr("crowdrt.pipeline.run.NUM_OVERLAYS", 1)
     monkeypatch.setattr("crowdrt.pipeline.run.write_run_report", lambda out: out / "report.html")
 
 
