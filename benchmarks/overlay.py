@@ -3,6 +3,7 @@
 Pillow and numpy only, so that a board without plotting libraries can draw it.
 """
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -78,8 +79,10 @@ def save_overlay(picture: Image.Image, path: Path) -> None:
             f"{path} ends in {path.suffix!r}: overlays are PNG or JPEG",
             fix=f"write {path.with_suffix('.jpg')}",
         )
+    encoded = io.BytesIO()  # Pillow does not notice that its last write to a file was cut short
+    picture.save(encoded, format=FORMATS[path.suffix.lower()], quality=88)
     with write_whole(path) as temporary:
-        picture.save(temporary, format=FORMATS[path.suffix.lower()], quality=88)
+        temporary.write_bytes(encoded.getvalue())
 
 
 def heat(levels: FloatMap) -> npt.NDArray[np.uint8]:

@@ -116,8 +116,10 @@ def _sample(folder: Path, number: int, *, seed: int, size: Size, people: tuple[i
     heads = _kept(image, annotation, made_from)
     if heads is None:
         pixels, heads = crowd_photograph(own_seed, size=size, people_range=people)
+        encoded = io.BytesIO()  # Pillow misses that its last write to a file was cut short
+        Image.fromarray(pixels.transpose(1, 2, 0)).save(encoded, "JPEG", quality=90)
         with write_whole(image) as temporary:
-            Image.fromarray(pixels.transpose(1, 2, 0)).save(temporary, "JPEG", quality=90)
+            temporary.write_bytes(encoded.getvalue())
         document = {"heads": heads.tolist(), **made_from, "sha256": sha256_file(image)}
         write_json(annotation, document)
     return Sample(image=image, heads=heads)
