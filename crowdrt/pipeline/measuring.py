@@ -173,20 +173,12 @@ def paper_table(
     """
     wanted = check_table(name, sizes, networks)
     if records is not None:
-        found = [row for row in read_records(records) if (row.network, row.size) in wanted]
-        if not found:
-            raise BenchmarkError(
-                f"{records} holds no row of {', '.join(networks or TABLE_NETWORKS)} at these sizes",
-                fix=f"measure them: leave out --records, or name one of {shown(TABLE_SIZES)}",
-            )
-        return table_rows(newest(found), operations_of(found))
+        return table_of(records, wanted)
     path = folder / "records.jsonl"
     known = [] if fresh or not path.is_file() else read_records(path)
     rows: list[Measurement] = []
     for network, size in wanted:
-        kept = [row for row in newest(known) if (row.network, row.size) == (network, size)]
-        if any(row.num_threads != (num_threads or num_cores()) for row in kept):
-            kept = []  # --threads asks for other figures
+        kept = measured_before(known, network, size, num_threads)
         if kept:
             say(f"{network} at {shown([size])}: reusing run {kept[0].run_id}; --fresh repeats it")
         else:
@@ -194,6 +186,27 @@ def paper_table(
             append_records(path, kept)
         rows += kept
     return table_rows(rows, operations_of(rows))
+
+
+def measured_before(
+    known: Sequence[Measurement], network: str, size: Size, num_threads: int
+) -> list[Measurement]:
+    """Return the newest race of a network at a size, if it had as many threads as are asked for."""
+    kept = [row for row in newest(known) if (row.network, row.size) == (network, size)]
+    same = all(row.num_threads == (num_threads or num_cores()) for row in kept)
+    return kept if same else []
+
+
+def table_of(records: Path, wanted: Sequence[tuple[str, Size]]) -> list[TableRow]:
+    """Return the rows of the (network, size) pairs asked for, as far as `records` holds them."""
+    found = [row for row in read_records(records) if (row.network, row.size) in wanted]
+    if not found:
+        asked = ", ".join(f"{network} at {shown([size])}" for network, size in wanted)
+        raise BenchmarkError(
+            f"{records} holds no row of {asked}",
+            fix=f"measure them: leave out --records, or name one of {shown(TABLE_SIZES)}",
+        )
+    return table_rows(newest(found), operations_of(found))
 
 
 def check_table(

@@ -47,6 +47,15 @@ class Origin:
             load_into(model, self.weights, network=self.network, width=self.width)
         return model.eval()
 
+    def graph_info(self, model: "Network") -> GraphInfo:
+        """Return what a graph of the network says of itself."""
+        return GraphInfo(
+            network=self.network,
+            width=str(self.width),
+            preprocessing=model.preprocessing,
+            density_stride=model.density_stride,
+        )
+
 
 def shipped_weights(recipe: Recipe) -> Path | None:
     """Return the weights that the project ships for a recipe, if it does."""
@@ -121,12 +130,7 @@ def open_eager(
 
     origin = Origin(network=network, width=width, weights=weights_path)
     model = origin.build()
-    info = GraphInfo(
-        network=network,
-        width=str(width),
-        preprocessing=model.preprocessing,
-        density_stride=model.density_stride,
-    )
+    info = origin.graph_info(model)
     return TorchEngine(ShippedNetwork(model, model.preprocessing), info, num_threads=num_threads)
 
 

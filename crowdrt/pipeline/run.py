@@ -1,6 +1,7 @@
 """`crowdrt run`: every stage of a recipe, each skipped when its inputs have not changed."""
 
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -99,13 +100,7 @@ def run_recipe(
     photos = photographs(data, out, num_test=num_images)
     summary.did("photographs", describe(photos), since=start)
     networks = make_networks(recipe, student, photos, out, summary)
-    engines = {}
-    for precision, artifact in networks.items():
-        start = time.perf_counter()
-        built = build_stage(artifact.path, store)
-        engines[precision] = built.path
-        detail = f"{precision} engine {built.path.name}"
-        summary.did("build", detail, since=start, reused=built.reused)
+    engines = build_engines(networks, store, summary)
     for precision, artifact in networks.items():
         counted = count_stage(engines[precision], artifact, photos, out, summary, num_threads)
         summary.counts[precision] = counted
@@ -113,19 +108,25 @@ def run_recipe(
     contenders = {p: artifact.path for p, artifact in networks.items()}
     measurements = race_stage(recipe, student, contenders, out, summary, store, num_threads)
     overlays = overlay_stage(engines, photos, out, summary, num_threads)
-    run = DocumentedRun(
-        recipe=asdict(recipe) | {"width": str(recipe.width)},
-        source=photos.source,
-        stages=summary.stages,
-        files=[as_json(artifact) for artifact in summary.files],
-        overlays=overlays,
-        gate=summary.gate,
-        precisions=list(networks),
-    )
-    write_json(out / "run.json", asdict(run))
+    write_json(out / "run.json", asdict(documented(summary, photos.source, overlays)))
     summary.rows = rows_of(measurements)
     summary.report = write_run_report(out)
     return summary
+
+
+def documented(
+    summary: RunSummary, source: str, overlays: Sequence[dict[str, Any]]
+) -> DocumentedRun:
+    """Return what `run.json` keeps of a run, for the report now and later."""
+    return DocumentedRun(
+        recipe=asdict(summary.recipe) | {"width": str(summary.recipe.width)},
+        source=source,
+        stages=summary.stages,
+        files=[as_json(artifact) for artifact in summary.files],
+        overlays=list(overlays),
+        gate=summary.gate,
+        precisions=list(summary.counts),
+    )
 
 
 def describe(photos: Photographs) -> str:
@@ -149,6 +150,20 @@ def make_networks(
         networks["int8"] = quantized
     summary.files += networks.values()
     return networks
+
+
+def build_engines(
+    networks: Mapping[Precision, Artifact], store: Path | None, summary: RunSummary
+) -> dict[Precision, Path]:
+    """Build each network's engine; returns the folders in the store."""
+    engines = {}
+    for precision, artifact in networks.items():
+        start = time.perf_counter()
+        built = build_stage(artifact.path, store)
+        engines[precision] = built.path
+        detail = f"{precision} engine {built.path.name}"
+        summary.did("build", detail, since=start, reused=built.reused)
+    return engines
 
 
 def count_stage(

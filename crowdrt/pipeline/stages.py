@@ -5,7 +5,7 @@ have not, it does nothing and says so.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from fractions import Fraction
 from pathlib import Path
@@ -15,7 +15,6 @@ from crowdrt import __version__
 from crowdrt.contracts import (
     Artifact,
     CalibrationConfig,
-    GraphInfo,
     Preprocessing,
     Recipe,
     Sample,
@@ -26,7 +25,7 @@ from crowdrt.engines.base import Engine, open_engine
 from crowdrt.engines.store import BuiltEngine, EngineStore
 from crowdrt.errors import EngineError, RecipeError
 from crowdrt.lazy import require
-from crowdrt.manifest import reusable, sha256_file
+from crowdrt.manifest import fingerprint, read_manifest, reusable, sha256_file, versions
 from crowdrt.onnx_file import graph_info
 from crowdrt.pipeline.networks import Origin, open_eager
 from crowdrt.pipeline.photographs import proof_photographs
@@ -71,13 +70,14 @@ def export_stage(
     normalised_input: bool = False,
 ) -> Artifact:
     """Export, simplify and prove; does nothing when `out` was made from exactly this."""
-    made_from = origin.describe() | {
-        "size": size,
-        "opset": opset,
-        "normalised_input": normalised_input,
+    options = {"size": size, "opset": opset, "normalised_input": normalised_input}
+    made_from = {
+        **origin.describe(),
+        **options,
         "crowdrt": __version__,
+        "torch": versions().get("torch"),
     }
-    if done := reusable(out, made_from=made_from):
+    if done := exported_before(out, made_from):
         return done
     from crowdrt.export.deploy import deploy
     from crowdrt.export.onnx_export import check_export_size, check_opset, export_onnx
@@ -86,17 +86,9 @@ def export_stage(
     model = origin.build()
     check_export_size(size, model.preprocessing.stride)
     images = proof_photographs(model.preprocessing)
-    shipped = deploy(model, proof_tensor(images[0], model.preprocessing))
-    info = GraphInfo(
-        network=origin.network,
-        width=str(origin.width),
-        preprocessing=model.preprocessing,
-        density_stride=model.density_stride,
-        normalised_input=normalised_input,
-    )
     return export_onnx(
-        shipped,
-        info,
+        deploy(model, proof_tensor(images[0], model.preprocessing)),
+        origin.graph_info(model),
         out,
         size=size,
         opset=opset,
@@ -104,6 +96,19 @@ def export_stage(
         made_from=made_from,
         images=images if size is None else (),
     )
+
+
+def exported_before(out: Path, made_from: Mapping[str, Any]) -> Artifact | None:
+    """Return `out` if it was exported from exactly this, without loading PyTorch to find out.
+
+    The exporter's manifest holds `made_from` under the weights, beside what follows from it.
+    """
+    document = read_manifest(out) or {}
+    found = document.get("made_from")
+    if not isinstance(found, dict) or not isinstance(found.get("weights"), dict):
+        return None
+    same = fingerprint(found["weights"]) == fingerprint(made_from)
+    return reusable(out, made_from=found) if same else None
 
 
 def proof_tensor(image: UInt8Image, preprocessing: Preprocessing) -> Any:

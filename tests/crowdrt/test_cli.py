@@ -73,15 +73,25 @@ def test_import_of_arrays_and_checkpoints(crowdrt, tmp_path, tiny):
     assert str(tmp_path) not in Path(f"{out}.json").read_text()  # manifests are published
 
 
-def test_export_answers_once_and_reuses(crowdrt, tmp_path, tiny):
+def test_export_answers_once_and_reuses(crowdrt, tmp_path, tiny, monkeypatch):
     out = tmp_path / "new" / "tiny.onnx"
     command = ("export", "csrnet", "--weights", tiny.weights, "-o", out)
     made = crowdrt(*command, "--json")
     assert made.json()["reused"] is False
     assert "simplif" in made.err  # what people should know goes to stderr
     assert graph_info(out).width == "1/16"
+    monkeypatch.setattr("crowdrt.pipeline.networks.Origin.build", None)  # needs PyTorch, and time
     assert crowdrt(*command, "--json").json() == made.json() | {"reused": True}
     assert crowdrt(*command).out == f"{out} (nothing had changed)\n"
+
+
+@pytest.mark.parametrize("damage", ["{}", '{"made_from": []}', '{"made_from": {"weights": "x"}}'])
+def test_an_export_whose_manifest_is_damaged_is_made_again(damage, tmp_path, tiny):
+    from crowdrt.pipeline.stages import exported_before
+
+    shutil.copy(tiny.onnx, tmp_path / "tiny.onnx")
+    (tmp_path / "tiny.onnx.json").write_text(damage)
+    assert exported_before(tmp_path / "tiny.onnx", {}) is None
 
 
 def test_export_for_one_size_and_by_recipe(crowdrt, tmp_path, tiny_recipe):
