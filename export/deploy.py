@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from crowdrt.contracts import Preprocessing
 from crowdrt.errors import ParityError
-from crowdrt.models.network import Network
+from crowdrt.models.network import Network, fold_blocks
 
 MAX_CHANGE = 1e-4  # of the largest output; folding rounds differently, and no more
 
@@ -30,9 +30,7 @@ def deploy(model: Network, image: Tensor) -> Network:
     shipped = copy.deepcopy(trained)
     for name in shipped.train_only:
         delattr(shipped, name)
-    for block in list(shipped.modules()):
-        if callable(fold := getattr(block, "fold", None)):
-            fold()
+    fold_blocks(shipped)
     with torch.no_grad():
         before, after = trained(image), shipped(image)
     _prove_unchanged(type(model).__name__, before, after)

@@ -23,3 +23,17 @@ class Network(nn.Module):
     @abstractmethod
     def forward(self, image: Tensor) -> Tensor:
         """(B, C, H, W) normalised image -> (B, 1, h, w) people per cell; sum = count."""
+
+
+def fold_blocks(model: nn.Module) -> nn.Module:
+    """Put what each block's `fold()` returns in the block's place; the model is left in eval.
+
+    A block that has a simpler inference form offers `fold() -> nn.Module`.
+    """
+    model.eval()
+    for name, child in list(model.named_children()):
+        if callable(fold := getattr(child, "fold", None)):
+            setattr(model, name, fold())
+        else:
+            fold_blocks(child)
+    return model

@@ -30,13 +30,3 @@ def add_batch_norm(model: nn.Module) -> nn.Module:
             if isinstance(child, nn.Conv2d) and child.out_channels > 1:
                 setattr(parent, name, NormedConv(child))
     return model
-
-
-def fold_batch_norm(model: nn.Module) -> nn.Module:
-    """Turn every `NormedConv` back into one convolution, in place; the model is left in eval."""
-    model.eval()
-    for parent in list(model.modules()):
-        for name, child in list(parent.named_children()):
-            if isinstance(child, NormedConv):
-                setattr(parent, name, child.fold())
-    return model

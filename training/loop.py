@@ -26,9 +26,9 @@ from crowdrt.contracts import MIN_SIDE_PX, Artifact, Preprocessing, Sample, Trai
 from crowdrt.errors import TrainingError
 from crowdrt.manifest import fingerprint, manifest_path, reusable, write_manifest, write_whole
 from crowdrt.models import build_model
-from crowdrt.models.network import Network
+from crowdrt.models.network import Network, fold_blocks
 from crowdrt.models.weights import save_weights
-from crowdrt.training.batch_norm import add_batch_norm, fold_batch_norm
+from crowdrt.training.batch_norm import add_batch_norm
 from crowdrt.training.checkpoint import load_checkpoint, save_checkpoint
 from crowdrt.training.crops import Batch, CropSource, SampleGroup, annotated_heads
 from crowdrt.training.evaluate import CountErrors, count_errors, normalise
@@ -123,7 +123,7 @@ class Run:
         if self.config.batch_norm:
             add_batch_norm(model)
         model.load_state_dict(self.average.module.state_dict())
-        return fold_batch_norm(model).to("cpu")
+        return fold_blocks(model).to("cpu")
 
     def validate(self, samples: Sequence[Sample]) -> CountErrors:
         """Errors of the averaged network."""

@@ -17,18 +17,16 @@ class Foldable(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
-        self.scale: nn.Parameter | None = nn.Parameter(torch.rand(channels, 1, 1) + 0.5)
+        self.scale = nn.Parameter(torch.rand(channels, 1, 1) + 0.5)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.conv(x)
-        return y if self.scale is None else y * self.scale
+        return self.conv(x) * self.scale
 
-    def fold(self) -> None:
-        assert self.scale is not None
+    def fold(self) -> nn.Conv2d:
         with torch.no_grad():
             self.conv.weight.mul_(self.scale[..., None])
             self.conv.bias.mul_(self.scale.flatten())
-        self.scale = None
+        return self.conv
 
 
 class Tiny(Network):

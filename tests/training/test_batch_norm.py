@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch import nn
 
+from crowdrt.export.deploy import deploy
 from crowdrt.models import NETWORKS, build_model
-from crowdrt.training.batch_norm import NormedConv, add_batch_norm, fold_batch_norm
+from crowdrt.models.network import fold_blocks
+from crowdrt.training.batch_norm import NormedConv, add_batch_norm
 
 EIGHTH = Fraction(1, 8)
 
@@ -50,7 +52,7 @@ def test_folding_a_network_keeps_what_it_answers(network):
     image = image_for(model)
     with torch.no_grad():
         before = model(image)
-        after = fold_batch_norm(model)(image)
+        after = fold_blocks(model)(image)
     assert before.std() > 1e-3
     torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-5 * float(before.abs().max()))
 
@@ -74,5 +76,12 @@ def parent(model, name):
 
 
 def test_the_network_is_left_in_evaluation_mode():
-    model = fold_batch_norm(add_batch_norm(build_model("csrnet", EIGHTH)).train())
+    model = fold_blocks(add_batch_norm(build_model("csrnet", EIGHTH)).train())
     assert not any(module.training for module in model.modules())
+
+
+def test_deploy_folds_what_training_put_in():
+    model = add_batch_norm(build_model("csrnet", EIGHTH)).apply(upset).eval()
+    shipped = deploy(model, image_for(model))
+    assert any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in shipped.modules())
