@@ -60,7 +60,7 @@ class RaceConfig:
     budget_s: float = 60.0  # decides the number of rounds, between the two below
     min_rounds: int = 3
     max_rounds: int = 40
-    visit_s: float = 0.3  # an engine faster than this runs several times per visit
+    visit_s: float = 1.0  # an engine faster than this runs several times per visit
     settle_s: float = 0.25  # the previous contender's threads spin for up to 0.2 s (OpenMP)
     timeout_s: float = 900.0  # of one opening with its warm-up, and of one visit
     warm_up: WarmUp = field(default_factory=WarmUp)

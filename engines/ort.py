@@ -11,6 +11,7 @@ from crowdrt.contracts import METADATA_KEY, Feeds, GraphInfo, TensorSpec
 from crowdrt.engines.base import check_feeds, check_threads
 from crowdrt.engines.channels import with_fourth_channel
 from crowdrt.engines.machine import cpu_may_saturate
+from crowdrt.engines.normalisation import without_std
 from crowdrt.engines.unsigned import unsigned_activations
 from crowdrt.errors import EngineError
 from crowdrt.lazy import require
@@ -105,9 +106,10 @@ def save_optimised(
 
 
 def for_cpu(model: Path | bytes, graph: onnx.ModelProto) -> Path | bytes:
-    """Return `model`, or its INT8 graph in the form that ONNX Runtime's CPU kernels are fast at."""
+    """Return `model`, or its graph in the form that ONNX Runtime's CPU kernels are fast at."""
     unsigned = unsigned_activations(graph)
-    return model if unsigned is None else with_fourth_channel(unsigned).SerializeToString()
+    changed = without_std(graph) if unsigned is None else with_fourth_channel(unsigned)
+    return model if changed is None else changed.SerializeToString()
 
 
 def session_options(

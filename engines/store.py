@@ -26,7 +26,7 @@ from crowdrt.onnx_file import external_files, read_onnx
 
 ENGINE = "engine.onnx"
 MANIFEST = "engine.json"
-FORMAT = 2  # of the folder and of what our own passes do to a graph; part of the key
+FORMAT = 3  # of the folder and of what our own passes do to a graph; part of the key
 REBUILD = "build it on this machine: crowdrt build MODEL.onnx"
 PROBE_PX = 64
 STALE_S = 3600.0  # a temporary folder this old belongs to a build that was killed
