@@ -9,7 +9,7 @@ import numpy as np
 from crowdrt.contracts import Preprocessing, Sample, UInt8Image
 from crowdrt.data.datasets import open_samples
 from crowdrt.data.preprocess import pad_to_stride
-from crowdrt.data.shanghaitech import shanghaitech
+from crowdrt.data.shanghaitech import shanghaitech, without_copies
 from crowdrt.data.synthetic import crowd_photograph, generate
 from crowdrt.errors import RecipeError
 
@@ -32,7 +32,7 @@ def proof_photographs(preprocessing: Preprocessing) -> list[UInt8Image]:
 
 @dataclass(frozen=True, kw_only=True)
 class Photographs:
-    """What a run calibrates on and what it counts; the two never share a photograph."""
+    """What a run calibrates on and what it counts; the two never share a picture, byte by byte."""
 
     source: str
     calibration: tuple[Sample, ...]
@@ -53,24 +53,35 @@ def photographs(data: Path | None, out: Path, *, num_test: int) -> Photographs:
         test = [*shanghaitech(data, "A", "test"), *shanghaitech(data, "B", "test")]
         return Photographs(
             source="ShanghaiTech A and B, test split",
-            calibration=tuple(train),
+            calibration=tuple(without_copies(train, test)),
             test=tuple(evenly(test, num_test)),
         )
     return split(data.resolve().name, open_samples(data), num_test)
 
 
 def split(source: str, samples: Sequence[Sample], num_test: int) -> Photographs:
-    """Give every third photograph to calibration and the rest to counting."""
+    """Give every third photograph to calibration and the rest to counting.
+
+    Of a picture that lies there twice, the copies that would fall on both sides are counted only.
+    """
     if len(samples) < 2:
         raise RecipeError(
             f"{source} holds {len(samples)} photograph; a run needs some to calibrate on and "
             "others to count",
             fix="use a folder of at least 2 photographs, or leave --data out to generate some",
         )
-    calibration = tuple(samples[::3]) if len(samples) > 2 else (samples[0],)
-    chosen = {sample.image for sample in calibration}
+    third = list(samples[::3]) if len(samples) > 2 else [samples[0]]
+    chosen = {sample.image for sample in third}
     test = [sample for sample in samples if sample.image not in chosen]
-    return Photographs(source=source, calibration=calibration, test=tuple(evenly(test, num_test)))
+    calibration = without_copies(third, test)
+    if not calibration:
+        raise RecipeError(
+            f"{source} holds the same pictures several times: none is left to calibrate on",
+            fix="remove the copies, or leave --data out to generate photographs",
+        )
+    return Photographs(
+        source=source, calibration=tuple(calibration), test=tuple(evenly(test, num_test))
+    )
 
 
 def evenly(samples: Sequence[Sample], number: int) -> list[Sample]:

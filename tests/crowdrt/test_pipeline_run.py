@@ -12,6 +12,7 @@ from PIL import Image
 from crowdrt.benchmarks.accuracy import CountRow
 from crowdrt.contracts import Gates, Measurement, Sample
 from crowdrt.errors import RecipeError
+from crowdrt.manifest import sha256_file
 from crowdrt.pipeline.photographs import evenly, photographs, split
 from crowdrt.pipeline.run import judge_gate, run_recipe
 
@@ -138,7 +139,9 @@ def test_only_what_depends_on_a_change_is_done_again(
     assert reused(finished()) == ["export"]
     builds = ("build", "build2")
     # another photograph to count, at the place of the old one
-    shutil.copy(photos / "crowd_0000.jpg", photos / "crowd_0002.jpg")
+    with Image.open(photos / "crowd_0002.jpg") as image:
+        pixels = np.asarray(image)[::-1]
+    Image.fromarray(pixels).save(photos / "crowd_0002.jpg")
     assert reused(finished()) == ["export", "calibrate", *builds, "race"]
 
     # a corrected annotation
@@ -194,14 +197,44 @@ def samples(number):
     return [Sample(image=Path(f"{k}.jpg"), heads=None) for k in range(number)]
 
 
+def written(folder, contents):
+    """One file per text; they stand for photographs, which nobody decodes here."""
+    paths = [folder / f"{k}.jpg" for k in range(len(contents))]
+    for path, content in zip(paths, contents, strict=True):
+        path.write_text(content)
+    return [Sample(image=path, heads=None) for path in paths]
+
+
 @pytest.mark.parametrize("number", [2, 3, 4, 10, 40])
-def test_no_photograph_is_both_calibrated_on_and_counted(number):
-    photos = split("photos", samples(number), 60)
+def test_no_photograph_is_both_calibrated_on_and_counted(number, tmp_path):
+    photos = split("photos", written(tmp_path, [str(k) for k in range(number)]), 60)
     calibration, test = ({s.image for s in part} for part in (photos.calibration, photos.test))
     assert calibration
     assert test
     assert not calibration & test
     assert len(calibration | test) == number
+
+
+def test_a_copy_of_a_counted_photograph_is_not_calibrated_on(tmp_path):
+    photos = split("photos", written(tmp_path, ["a", "b", "c", "d", "a", "e"]), 60)
+    assert [s.image.stem for s in photos.calibration] == ["3"]
+    assert [s.image.stem for s in photos.test] == ["1", "2", "4", "5"]
+
+
+def test_nothing_but_copies_is_refused(tmp_path):
+    with pytest.raises(RecipeError, match="photos holds the same pictures several times"):
+        split("photos", written(tmp_path, ["a", "a"]), 60)
+
+
+@pytest.mark.data
+def test_no_counted_photograph_of_shanghaitech_is_calibrated_on(data_root, tmp_path):
+    photos = photographs(data_root, tmp_path, num_test=10**6)
+    assert len(photos.calibration) == 300 + 400 - 1  # Part A's train IMG_121 is test IMG_98
+    assert len(photos.test) == 182 + 316
+    calibration, test = (
+        {sha256_file(s.image) for s in part} for part in (photos.calibration, photos.test)
+    )
+    assert not calibration & test
 
 
 def test_one_photograph_is_not_enough():
