@@ -11,8 +11,6 @@ from crowdrt.errors import EngineError
 if TYPE_CHECKING:
     from crowdrt.engines.base import Engine
 
-LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R 601, as Pillow's mode L
-
 
 def feeds_for(engine: "Engine", image: UInt8Image) -> Feeds:
     """Return the engine's feeds for one image that already has the engine's size.
@@ -51,6 +49,7 @@ def static_size(engine: "Engine") -> tuple[int, int] | None:
 
 def _with_channels(image: UInt8Image, wanted: int | str) -> UInt8Image:
     if wanted == 1 and len(image) == 3:
-        grey = np.tensordot(LUMA, image.astype(np.float32), axes=1)
-        return np.rint(grey).astype(np.uint8)[None]
+        from crowdrt.data.images import grey_of  # Pillow's memory is not charged to RGB networks
+
+        return grey_of(image)
     return image

@@ -125,6 +125,12 @@ def to_pixels(image: Image.Image, channels: Channels, *, source: Path) -> UInt8I
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
+def grey_of(pixels: UInt8Image) -> UInt8Image:
+    """Turn decoded RGB, (3, H, W), into the (1, H, W) that `read_image` gives for grey."""
+    image = Image.fromarray(pixels.transpose(1, 2, 0))
+    return to_pixels(image, "grey", source=Path("decoded pixels"))
+
+
 def eight_bit(image: Image.Image, *, source: Path) -> Image.Image:
     """Scale 16-bit greys to 8 bits; Pillow's own conversion would clip them at 255."""
     if image.mode not in ("F", "LAB") and not image.mode.startswith("I"):

@@ -8,6 +8,7 @@ import numpy as np
 
 from crowdrt.contracts import Preprocessing, Sample, UInt8Image
 from crowdrt.data.datasets import open_samples
+from crowdrt.data.images import grey_of
 from crowdrt.data.preprocess import pad_to_stride
 from crowdrt.data.shanghaitech import shanghaitech, without_copies
 from crowdrt.data.synthetic import crowd_photograph, generate
@@ -25,7 +26,7 @@ def proof_photographs(preprocessing: Preprocessing) -> list[UInt8Image]:
     for seed, size in enumerate(PROOF_SIZES):
         pixels, _ = crowd_photograph(seed, size=size, people_range=(20, 60))
         if preprocessing.channels == "grey":
-            pixels = pixels.mean(axis=0, keepdims=True).astype(np.uint8)
+            pixels = grey_of(pixels)
         images.append(pad_to_stride(pixels, preprocessing)[None])
     return images
 

@@ -10,10 +10,12 @@ import pytest
 from PIL import Image
 
 from crowdrt.benchmarks.accuracy import CountRow
-from crowdrt.contracts import Gates, Measurement, Sample
+from crowdrt.contracts import Gates, Measurement, Preprocessing, Sample
+from crowdrt.data.images import read_image
+from crowdrt.data.synthetic import crowd_photograph
 from crowdrt.errors import RecipeError
 from crowdrt.manifest import sha256_file
-from crowdrt.pipeline.photographs import evenly, photographs, split
+from crowdrt.pipeline.photographs import evenly, photographs, proof_photographs, split
 from crowdrt.pipeline.run import judge_gate, run_recipe
 
 STAGES = ["photographs", "export", "calibrate", "build", "build", "count", "count", "race"]
@@ -246,6 +248,16 @@ def test_a_few_of_many_are_spread_evenly():
     assert [s.image.stem for s in evenly(samples(9), 3)] == ["0", "4", "8"]
     assert len(evenly(samples(9), 9)) == len(evenly(samples(9), 20)) == 9
     assert [s.image.stem for s in evenly(samples(9), 1)] == ["0"]
+
+
+def test_a_grey_network_is_proven_on_the_grey_that_it_will_see(tmp_path):
+    grey = Preprocessing(channels="grey", mean=(127.5,), std=(128.0,), stride=8)
+    proof = proof_photographs(grey)[0]
+    pixels, _ = crowd_photograph(0, size=proof.shape[-2:], people_range=(20, 60))
+    path = tmp_path / "crowd.png"
+    Image.fromarray(pixels.transpose(1, 2, 0)).save(path)
+    assert proof.std() > 10
+    np.testing.assert_array_equal(proof[0], read_image(path, "grey"))
 
 
 def test_the_source_of_the_current_folder_has_a_name(tiny, tmp_path, monkeypatch):
