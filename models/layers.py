@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 POOL = 0  # in a plan: halve the resolution; any other number is a convolution's channels
 
@@ -23,6 +24,20 @@ def conv_stack(in_channels: int, plan: Sequence[int], *, dilation: int = 1) -> n
         layers.append(nn.ReLU(inplace=True))
         in_channels = channels
     return nn.Sequential(*layers)
+
+
+class NormedConv(nn.Sequential):
+    """A convolution and its batch normalisation; `fold()` makes them one convolution."""
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__(conv, nn.BatchNorm2d(conv.out_channels))
+
+    def fold(self) -> nn.Conv2d:
+        """Return the convolution that computes the same in evaluation mode."""
+        conv, norm = self
+        assert isinstance(conv, nn.Conv2d)
+        assert isinstance(norm, nn.BatchNorm2d)
+        return fuse_conv_bn_eval(conv.eval(), norm.eval())
 
 
 def initialise(model: nn.Module) -> None:

@@ -6,21 +6,8 @@ turns each pair back into the one convolution that the paper describes.
 """
 
 from torch import nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-
-class NormedConv(nn.Sequential):
-    """A convolution and its batch normalisation; `fold()` makes them one convolution."""
-
-    def __init__(self, conv: nn.Conv2d) -> None:
-        super().__init__(conv, nn.BatchNorm2d(conv.out_channels))
-
-    def fold(self) -> nn.Conv2d:
-        """Return the convolution that computes the same in evaluation mode."""
-        conv, norm = self
-        assert isinstance(conv, nn.Conv2d)
-        assert isinstance(norm, nn.BatchNorm2d)
-        return fuse_conv_bn_eval(conv.eval(), norm.eval())
+from crowdrt.models.layers import NormedConv
 
 
 def add_batch_norm(model: nn.Module) -> nn.Module:

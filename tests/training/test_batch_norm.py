@@ -8,8 +8,9 @@ from torch import nn
 
 from crowdrt.export.deploy import deploy
 from crowdrt.models import NETWORKS, build_model
+from crowdrt.models.layers import NormedConv
 from crowdrt.models.network import fold_blocks
-from crowdrt.training.batch_norm import NormedConv, add_batch_norm
+from crowdrt.training.batch_norm import add_batch_norm
 
 EIGHTH = Fraction(1, 8)
 
