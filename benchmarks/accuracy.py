@@ -78,11 +78,6 @@ def accuracy(rows: Sequence[CountRow]) -> Accuracy | None:
     )
 
 
-def count_image(engine: "Engine", path: Path) -> float:
-    """Return how many people the engine counts on one photograph."""
-    return predict(engine, path).count
-
-
 def predict(engine: "Engine", path: Path) -> Prediction:
     """Run the engine on one photograph.
 

@@ -14,7 +14,6 @@ from crowdrt import __version__
 from crowdrt.benchmarks.accuracy import Accuracy, CountRow
 from crowdrt.benchmarks.labels import ABSENT, network_label, significant, size_label
 from crowdrt.benchmarks.plots import DARK, LIGHT, Look, counts_plot, latency_plot
-from crowdrt.benchmarks.printed import Errors
 from crowdrt.benchmarks.render import PAIRS, cells, notes
 from crowdrt.benchmarks.table import TableRow
 from crowdrt.contracts import Artifact, Measurement, Size
@@ -33,7 +32,6 @@ class AccuracyLine:
     label: str  # network first, precision last: 1/4-CSRNet INT8
     images: str  # ShanghaiTech Part B test
     accuracy: Accuracy
-    printed: Errors | None = None  # of the same network and images, where a paper has them
     rows: Sequence[CountRow] = ()  # for the plot
 
 

@@ -9,7 +9,6 @@ from crowdrt.benchmarks.accuracy import (
     Accuracy,
     CountRow,
     accuracy,
-    count_image,
     count_samples,
     predict,
 )
@@ -33,7 +32,7 @@ def people(pixels: np.ndarray) -> float:
 
 def test_counts_a_photograph(tmp_path):
     path, pixels = photo(tmp_path)
-    assert count_image(fake_engines.FakeEngine(), path) == pytest.approx(people(pixels), rel=1e-5)
+    assert predict(fake_engines.FakeEngine(), path).count == pytest.approx(people(pixels), rel=1e-5)
 
 
 def test_a_smaller_photograph_is_padded_and_the_padding_is_not_counted(tmp_path):
@@ -82,7 +81,7 @@ class NormalisedEngine(fake_engines.FakeEngine):
 
 def test_a_normalised_engine_counts_the_same(tmp_path):
     path, pixels = photo(tmp_path)
-    assert count_image(NormalisedEngine(), path) == pytest.approx(people(pixels), rel=1e-4)
+    assert predict(NormalisedEngine(), path).count == pytest.approx(people(pixels), rel=1e-4)
 
 
 def test_samples_keep_their_order_and_their_annotations(tmp_path):
