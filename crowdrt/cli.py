@@ -4,6 +4,7 @@ Results go to stdout, and with --json one JSON document and nothing else; progre
 go to stderr. Exit status: 0, 1 when the work failed (with the fix), 2 for wrong usage.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -184,10 +185,14 @@ def export(
     input_type: Annotated[
         str, typer.Option("--input", help="uint8: pixels; float32: normalised by the caller.")
     ] = "uint8",
+    kept: Annotated[
+        str | None,
+        typer.Option("--output", help="What ships: count, density:48x64, boxes ... per network."),
+    ] = None,
     random: Annotated[bool, typer.Option("--random", help="Random weights, for timing.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Export a network to ONNX and prove that it still counts the same."""
+    """Export a network to ONNX and prove that it still answers the same."""
     from crowdrt.pipeline.networks import origin_named
     from crowdrt.pipeline.stages import export_stage
 
@@ -196,7 +201,7 @@ def export(
     fraction = parse_width(width) if width else None
     origin = origin_named(name, width=fraction, path=weights, random=random)
     artifact = export_stage(
-        origin,
+        replace(origin, output=kept),
         output,
         size=None if size == "dynamic" else parse_size(size),
         opset=opset,

@@ -19,6 +19,7 @@ Size = tuple[int, int]  # height, width in pixels
 UInt8Image = npt.NDArray[np.uint8]  # (C, H, W)
 Feeds = Mapping[str, npt.NDArray[Any]]
 
+DENSITY, COUNT = "density", "count"  # outputs of a graph
 METADATA_KEY = "crowdrt"  # the ONNX metadata property that holds `GraphInfo` as JSON
 
 
@@ -71,6 +72,15 @@ class Sample:
         return None if self.heads is None else len(self.heads)
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Detections:
+    """Boxes on one image, best first."""
+
+    boxes: npt.NDArray[np.float32]  # (N, 4) x1, y1, x2, y2 in input pixels
+    scores: npt.NDArray[np.float32]  # (N,) in 0..1
+    labels: npt.NDArray[np.int64]  # (N,) class indices from 0
+
+
 @dataclass(frozen=True, kw_only=True)
 class TensorSpec:
     """Name, shape and dtype of a graph's input or output; a free axis is a str."""
@@ -88,6 +98,8 @@ class GraphInfo:
     width: str  # "1", "1/4"
     preprocessing: Preprocessing
     density_stride: int  # input pixels per density cell
+    output: str = DENSITY  # what ships, of what the network offers
+    fixed_size: Size | None = None  # the only size that the network takes
     precision: Precision = "fp32"
     weight_bits: int = 32  # 8 or 7 in an INT8 graph
     normalised_input: bool = False  # True: the caller normalises and feeds float32
@@ -103,8 +115,10 @@ class GraphInfo:
             fields: dict[str, Any] = json.loads(text)
             pixels = fields.pop("preprocessing")
             mean, std = tuple(pixels.pop("mean")), tuple(pixels.pop("std"))
+            if (size := fields.pop("fixed_size", None)) is not None:
+                fields["fixed_size"] = (int(size[0]), int(size[1]))
             return cls(preprocessing=Preprocessing(mean=mean, std=std, **pixels), **fields)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, LookupError, AttributeError) as error:
             raise ExportError(
                 f"{source}: its crowdrt metadata cannot be read: {error}",
                 fix="export the network again: crowdrt export NETWORK --weights F -o model.onnx",

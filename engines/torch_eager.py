@@ -1,11 +1,11 @@
 """The eager PyTorch reference: what every engine is compared with."""
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
-from crowdrt.contracts import Feeds, GraphInfo, TensorSpec
+from crowdrt.contracts import COUNT, DENSITY, Feeds, GraphInfo, TensorSpec
 from crowdrt.engines.base import check_feeds, check_threads
 from crowdrt.lazy import require
 
@@ -14,14 +14,22 @@ if TYPE_CHECKING:
 
 
 class TorchEngine:
-    """Runs an nn.Module that takes the graph's input and returns (density, count)."""
+    """Runs an nn.Module that takes the graph's input and returns its outputs."""
 
-    def __init__(self, module: "nn.Module", info: GraphInfo, *, num_threads: int = 0) -> None:
+    def __init__(
+        self,
+        module: "nn.Module",
+        info: GraphInfo,
+        *,
+        output_names: Sequence[str] = (DENSITY, COUNT),
+        num_threads: int = 0,
+    ) -> None:
         """Put `module` into inference mode on the CPU.
 
         Args:
             module: takes (N, C, H, W) uint8 pixels, or float32 where `info.normalised_input`.
             info: what the module computes.
+            output_names: of the tuple that the module returns.
             num_threads: 0 leaves PyTorch's own choice. PyTorch has one setting per process, so
                 the last engine decides for all.
         """
@@ -31,22 +39,30 @@ class TorchEngine:
             self._torch.set_num_threads(num_threads)
         self._module = module.eval()
         self.info: GraphInfo | None = info
-        pixels = ("batch", info.preprocessing.num_channels, "height", "width")
+        size: tuple[int | str, ...] = info.fixed_size or ("height", "width")
+        pixels = ("batch", info.preprocessing.num_channels, *size)
         dtype = "float32" if info.normalised_input else "uint8"
         self.inputs: tuple[TensorSpec, ...] = (TensorSpec(name="image", shape=pixels, dtype=dtype),)
-        self.outputs: tuple[TensorSpec, ...] = (
-            TensorSpec(name="density", shape=("batch", 1, "h", "w"), dtype="float32"),
-            TensorSpec(name="count", shape=("batch",), dtype="float32"),
-        )
+        self.outputs: tuple[TensorSpec, ...] = tuple(map(spec_of, output_names))
 
     def run(self, feeds: Feeds) -> Feeds:
         """Run the module on named arrays; see `Engine.run`."""
         check_feeds(feeds, self.inputs, self.info)
         image = np.ascontiguousarray(feeds["image"])
         with self._torch.inference_mode():
-            density, count = self._module(self._torch.from_numpy(image))
-        return {"density": _array(density), "count": _array(count)}
+            answers = self._module(self._torch.from_numpy(image))
+        names = [output.name for output in self.outputs]
+        return {name: answer.numpy() for name, answer in zip(names, answers, strict=True)}
 
 
-def _array(tensor: Any) -> npt.NDArray[np.float32]:
-    return np.asarray(tensor.numpy(), np.float32)
+def spec_of(name: str) -> TensorSpec:
+    """Describe an output of a module that takes any batch and any size."""
+    shape: dict[str, tuple[int | str, ...]] = {
+        DENSITY: ("batch", 1, "h", "w"),
+        "boxes": ("batch", "k", 4),
+        "scores": ("batch", "k"),
+        "labels": ("batch", "k"),
+        "logits": ("batch", "k", "classes"),
+    }
+    dtype = "int64" if name == "labels" else "float32"
+    return TensorSpec(name=name, shape=shape.get(name, ("batch",)), dtype=dtype)

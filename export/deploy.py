@@ -5,9 +5,9 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from crowdrt.contracts import Preprocessing
+from crowdrt.contracts import COUNT, DENSITY, Preprocessing
 from crowdrt.errors import ParityError
-from crowdrt.models.network import Network, fold_blocks
+from crowdrt.models.network import Network, Normalise, fold_blocks
 
 MAX_CHANGE = 1e-4  # of the largest output; folding rounds differently, and no more
 
@@ -31,60 +31,65 @@ def deploy(model: Network, image: Tensor) -> Network:
     for name in shipped.train_only:
         delattr(shipped, name)
     fold_blocks(shipped)
+    both = torch.cat([image, -image])  # so that a single number, too, has to vary
     with torch.no_grad():
-        before, after = trained(image), shipped(image)
-    _prove_unchanged(type(model).__name__, before, after)
+        before, after = outputs_of(trained, both), outputs_of(shipped, both)
+    for name in before:
+        _prove_unchanged(f"{type(model).__name__}'s {name}", before[name], after[name])
     return shipped
 
 
+def outputs_of(network: Network, image: Tensor) -> dict[str, Tensor]:
+    """Run a network and return its outputs by name."""
+    answer = network(image)
+    answers = answer if isinstance(answer, tuple) else (answer,)
+    return dict(zip(network.output_names, answers, strict=True))
+
+
 def _prove_unchanged(name: str, before: Tensor, after: Tensor) -> None:
+    if not before.is_floating_point():
+        return
     scale = before.abs().max().item()
     if not before.std().item() > 1e-6 * scale:  # also true for NaN
         raise ParityError(
-            f"{name} answers the same everywhere, so deploying it cannot be checked",
+            f"{name} is the same everywhere, so deploying cannot be checked",
             fix="load trained weights, or deploy with an image that is not uniform",
         )
     change = (before - after).abs().max().item() / scale
     if not change <= MAX_CHANGE:
         raise ParityError(
-            f"deploying {name} moved its output by {change:.1%}",
+            f"by deploying, {name} moved by {change:.1%}",
             fix="run each block before and after fold(); the first that differs is the culprit",
         )
 
 
 class ShippedNetwork(nn.Module):
-    """What becomes the ONNX graph: pixels in, density map and count out."""
-
-    mean: Tensor  # (1, C, 1, 1) grey levels
-    std: Tensor
+    """What becomes the ONNX graph: pixels in, named outputs out."""
 
     def __init__(
-        self, network: nn.Module, preprocessing: Preprocessing, *, normalised_input: bool = False
+        self, network: Network, preprocessing: Preprocessing, *, normalised_input: bool = False
     ) -> None:
         """Wrap `network`, a deployed one.
 
         Args:
-            network: (N, C, H, W) float32 normalised -> (N, 1, h, w) people per cell.
+            network: (N, C, H, W) float32 normalised -> its outputs.
             preprocessing: its normalisation.
             normalised_input: True when the caller normalises and feeds float32.
         """
         super().__init__()
         self.network = network
         self.normalised_input = normalised_input
-        for name in ("mean", "std"):
-            levels = torch.tensor(getattr(preprocessing, name), dtype=torch.float32)
-            self.register_buffer(name, levels.view(1, -1, 1, 1))
+        self.normalise = Normalise(preprocessing)
+        self.adds_count = network.output_names == (DENSITY,)
+        self.output_names = network.output_names + (COUNT,) * self.adds_count
         self.eval()
 
-    def normalise(self, image: Tensor) -> Tensor:
-        """(N, C, H, W) uint8 pixels -> float32 as the network takes them.
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """(N, C, H, W) uint8, or float32 normalised -> one tensor per output name.
 
-        It stays outside the first convolution: folded into the weights, the convolution would
-        pad with black instead of with the mean.
+        Beside a density map alone, (N, 1, h, w), stands its sum, the count (N,).
         """
-        return (image.float() - self.mean) / self.std
-
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, C, H, W) uint8, or float32 normalised -> density (N, 1, h, w), count (N,)."""
-        density = self.network(image if self.normalised_input else self.normalise(image))
-        return density, density.sum(dim=(1, 2, 3))
+        answer = self.network(image if self.normalised_input else self.normalise(image))
+        if self.adds_count:
+            return answer, answer.sum(dim=(1, 2, 3))
+        return answer if isinstance(answer, tuple) else (answer,)

@@ -26,12 +26,10 @@ from crowdrt.onnx_file import set_info
 
 OPSETS = range(13, 21)  # 13 has per-channel Q/DQ; PyTorch's tracer ends at 20
 
-DYNAMIC_AXES = {
+FREE_AXES = {
     "image": {0: "batch", 2: "height", 3: "width"},
     "density": {0: "batch", 2: "density_height", 3: "density_width"},
-    "count": {0: "batch"},
-}
-OUTPUTS = ["density", "count"]
+}  # of any other output: the batch
 EXAMPLE_SIZE = (96, 160)  # a multiple of every stride; the tracer only walks through it
 
 
@@ -64,7 +62,8 @@ def export_onnx(
     """
     info = replace(info, normalised_input=normalised_input)
     check_opset(opset)
-    check_export_size(size, info.preprocessing.stride)
+    size = size or model.fixed_size
+    check_network_size(model, size)
     made = {
         "weights": dict(made_from) if made_from is not None else network_hash(model),
         "info": asdict(info),
@@ -103,6 +102,23 @@ def check_opset(opset: int) -> None:
             f"opset {opset} cannot be exported",
             fix=f"use {OPSETS[0]} to {OPSETS[-1]}; 17 suits TensorRT 8.6 to 11 and ONNX Runtime",
         )
+
+
+def check_network_size(model: Network, size: Size | None) -> None:
+    """Refuse a size that the network cannot be exported for; None asks for every size."""
+    name = type(model).__name__
+    if model.fixed_size is not None and size not in (None, model.fixed_size):
+        height, width = model.fixed_size
+        raise ExportError(
+            f"{name} takes {height}x{width} px (height x width) and nothing else",
+            fix=f"leave out --size, or use --size {height}x{width}",
+        )
+    if size is None and model.static_only:
+        raise ExportError(
+            f"{name} cannot be exported for every size: {model.static_only}",
+            fix="name the size of your camera: --size 576x864",
+        )
+    check_export_size(size, model.preprocessing.stride)
 
 
 def check_export_size(size: Size | None, stride: int) -> None:
@@ -159,13 +175,21 @@ def to_onnx(shipped: ShippedNetwork, size: Size | None, opset: int) -> tuple[onn
 def _example(shipped: ShippedNetwork, size: Size | None) -> torch.Tensor:
     # A batch of two: with one image, tracing could take a free batch for the constant 1.
     height, width = size or EXAMPLE_SIZE
-    shape = (1 if size else 2, shipped.mean.shape[1], height, width)
+    shape = (1 if size else 2, shipped.normalise.mean.shape[1], height, width)
     if shipped.normalised_input:
         return torch.randn(shape)
     return torch.randint(0, 256, shape, dtype=torch.uint8)
 
 
-def _trace(shipped: nn.Module, image: torch.Tensor, dynamic: bool, opset: int) -> onnx.ModelProto:
+def free_axes(shipped: ShippedNetwork) -> dict[str, dict[int, str]]:
+    """Return which axes of the input and of every output are free in a graph for any size."""
+    names = ("image", *shipped.output_names)
+    return {name: FREE_AXES.get(name, {0: "batch"}) for name in names}
+
+
+def _trace(
+    shipped: ShippedNetwork, image: torch.Tensor, dynamic: bool, opset: int
+) -> onnx.ModelProto:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "traced.onnx"
         torch.onnx.export(
@@ -175,13 +199,15 @@ def _trace(shipped: nn.Module, image: torch.Tensor, dynamic: bool, opset: int) -
             dynamo=False,
             opset_version=opset,
             input_names=["image"],
-            output_names=OUTPUTS,
-            dynamic_axes=DYNAMIC_AXES if dynamic else None,
+            output_names=list(shipped.output_names),
+            dynamic_axes=free_axes(shipped) if dynamic else None,
         )
         return onnx.load(path)
 
 
-def _dynamo(shipped: nn.Module, image: torch.Tensor, dynamic: bool, opset: int) -> onnx.ModelProto:
+def _dynamo(
+    shipped: ShippedNetwork, image: torch.Tensor, dynamic: bool, opset: int
+) -> onnx.ModelProto:
     free = torch.export.Dim.DYNAMIC
     program = torch.onnx.export(
         shipped,
@@ -189,21 +215,21 @@ def _dynamo(shipped: nn.Module, image: torch.Tensor, dynamic: bool, opset: int) 
         dynamo=True,
         opset_version=opset,
         input_names=["image"],
-        output_names=OUTPUTS,
+        output_names=list(shipped.output_names),
         dynamic_shapes={"image": dict.fromkeys((0, 2, 3), free)} if dynamic else None,
         verbose=False,
     )
     assert program is not None
     proto: onnx.ModelProto = program.model_proto
     if dynamic:
-        _name_axes(proto)
+        _name_axes(proto, free_axes(shipped))
     return proto
 
 
-def _name_axes(proto: onnx.ModelProto) -> None:
+def _name_axes(proto: onnx.ModelProto, axes: Mapping[str, Mapping[int, str]]) -> None:
     # the exporter invents names such as s26, or 8*height8, for the free axes
     for value in (*proto.graph.input, *proto.graph.output):
-        for axis, name in DYNAMIC_AXES[value.name].items():
+        for axis, name in axes[value.name].items():
             value.type.tensor_type.shape.dim[axis].dim_param = name
     del proto.graph.value_info[:]
 

@@ -1,6 +1,6 @@
 """Proof that an exported file counts as PyTorch does, on outputs that vary."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -9,15 +9,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from crowdrt.contracts import Preprocessing, Size, UInt8Image
+from crowdrt.contracts import COUNT, DENSITY, Feeds, Preprocessing, Size, UInt8Image
 from crowdrt.engines.ort import OrtEngine
 from crowdrt.errors import ParityError
 from crowdrt.export.deploy import ShippedNetwork
 from crowdrt.models.network import Network
 from crowdrt.onnx_file import graph_info
 
-RTOL = 1e-4  # of the largest density; sums in another order differ by about 1e-6
-MIN_VARIATION = 1e-3  # of the largest density: below it a reference proves nothing
+RTOL = 1e-4  # of the largest value; sums in another order differ by about 1e-6
+MIN_VARIATION = 1e-3  # of the largest value: below it a reference proves nothing
 FloatArray = npt.NDArray[np.float32]
 
 
@@ -25,9 +25,9 @@ FloatArray = npt.NDArray[np.float32]
 class Parity:
     """How far apart two forms of one network are, over all images."""
 
-    max_abs: float  # people per cell
-    max_rel: float  # of the image's largest density
-    max_count: float  # people
+    max_abs: float  # of the first output: people per cell, where it is a density map
+    max_rel: float  # of any output, relative to the image's largest value of it
+    max_count: float  # people; 0 where the network does not count
     sizes: tuple[Size, ...]
 
     def to_facts(self) -> dict[str, Any]:
@@ -38,14 +38,14 @@ class Parity:
 def prove_parity(
     model: Network, onnx_path: Path, images: Sequence[UInt8Image], *, rtol: float = RTOL
 ) -> Parity:
-    """Compare the ONNX file with PyTorch on every image.
+    """Compare the ONNX file with PyTorch on every image, output by output.
 
     Args:
         model: the deployed network that was exported.
         onnx_path: an FP32 export of it.
         images: (N, C, H, W) uint8, padded to the stride; sizes may differ.
-        rtol: allowed difference, relative to the image's largest density; for the count,
-            relative to the sum of absolute densities.
+        rtol: allowed difference, relative to the output's largest value on the image; for the
+            count beside a density map, relative to the sum of absolute densities.
 
     Raises:
         ParityError: the two differ by more, or PyTorch's answer does not vary and proves nothing.
@@ -53,77 +53,95 @@ def prove_parity(
     info = graph_info(onnx_path)
     reference = ShippedNetwork(model, model.preprocessing)
     engine = OrtEngine(onnx_path)
-    densities: list[FloatArray] = []
+    first = reference.output_names[0]
+    primary: list[FloatArray] = []
     rows: list[tuple[float, float, float]] = []
     for image in images:
-        density, count = _answer(reference, image)
+        expected = answer(reference, image)
         feed = image
         if info.normalised_input:
             feed = reference.normalise(torch.from_numpy(image)).numpy()
-        got = engine.run({"image": feed})
-        rows.append(_compare(density, count, got["density"], got["count"], image, rtol))
-        densities.append(density)
-    _check_variation(reference, images, densities)
+        rows.append(_compare(expected, engine.run({"image": feed}), image, rtol))
+        primary.append(expected[first])
+    _check_variation(reference, images, primary)
     worst = [max(column) for column in zip(*rows, strict=True)]
     sizes = tuple(dict.fromkeys((image.shape[2], image.shape[3]) for image in images))
     return Parity(max_abs=worst[0], max_rel=worst[1], max_count=worst[2], sizes=sizes)
 
 
-def _answer(reference: ShippedNetwork, image: UInt8Image) -> tuple[FloatArray, FloatArray]:
+def answer(reference: ShippedNetwork, image: UInt8Image) -> dict[str, FloatArray]:
+    """Return PyTorch's outputs by name."""
     with torch.inference_mode():
-        density, count = reference(torch.from_numpy(np.ascontiguousarray(image)))
-    return density.numpy(), count.numpy()
+        outputs = reference(torch.from_numpy(np.ascontiguousarray(image)))
+    names = reference.output_names
+    return {name: each.numpy() for name, each in zip(names, outputs, strict=True)}
 
 
 def _compare(
-    density: FloatArray,
-    count: FloatArray,
-    got_density: FloatArray,
-    got_count: FloatArray,
-    image: UInt8Image,
-    rtol: float,
+    expected: Mapping[str, FloatArray], got: Feeds, image: UInt8Image, rtol: float
 ) -> tuple[float, float, float]:
+    """Return the largest differences: absolute of the first output, relative of any, people."""
     height, width = image.shape[2:]
     where = f"at {height}x{width} px"
-    if got_density.shape != density.shape or got_count.shape != count.shape:
+    relative = {}
+    for name, values in expected.items():
+        if got[name].shape != values.shape:
+            raise ParityError(
+                f"{where} the ONNX file answers {name} {got[name].shape}, PyTorch {values.shape}",
+                fix="export with a fixed size: --size HEIGHTxWIDTH",
+            )
+        relative[name] = _relative(name, expected, got)
+    off = float(np.abs(got[COUNT] - expected[COUNT]).max()) if COUNT in expected else 0.0
+    if not all(value <= rtol for value in relative.values()):  # also true for NaN
+        parts = ", ".join(f"{name} by {value:.2%}" for name, value in relative.items())
+        people = f", {off:.3g} people" if COUNT in expected else ""
         raise ParityError(
-            f"{where} the ONNX file answers density {got_density.shape} and count "
-            f"{got_count.shape}, PyTorch {density.shape} and {count.shape}",
-            fix="export with a fixed size: --size HEIGHTxWIDTH",
-        )
-    max_abs = float(np.abs(got_density - density).max())
-    max_rel = max_abs / max(float(np.abs(density).max()), 1e-12)
-    off = np.abs(got_count - count)
-    allowed = rtol * np.abs(density).sum(axis=(1, 2, 3))
-    if not (max_rel <= rtol and (off <= allowed).all()):  # also true for NaN
-        raise ParityError(
-            f"{where} the ONNX file differs from PyTorch by {max_rel:.2%} of the largest "
-            f"density and by {float(off.max()):.3g} people (allowed: {rtol:.2%})",
+            f"{where} the ONNX file differs from PyTorch: {parts} of its largest value{people} "
+            f"(allowed: {rtol:.2%})",
             fix="export with another --opset, or a fixed --size, and compare again",
         )
-    return max_abs, max_rel, float(off.max())
+    first = next(iter(expected))
+    max_abs = float(np.abs(got[first] - expected[first]).max())
+    return max_abs, max(relative.values()), off
+
+
+def _relative(name: str, expected: Mapping[str, FloatArray], got: Feeds) -> float:
+    """Return the largest difference of an output, relative to what its size is worth.
+
+    A count beside its map is a sum in which values may cancel, so it is held against the sum of
+    absolute densities.
+    """
+    values = expected[name].astype(np.float64)
+    off = np.abs(got[name].astype(np.float64) - values)
+    scale: Any = np.abs(values).max()
+    if name == COUNT and DENSITY in expected:
+        scale = np.abs(expected[DENSITY]).sum(axis=(1, 2, 3), dtype=np.float64)
+    return float((off / np.maximum(scale, 1e-12)).max())
 
 
 def _check_variation(
-    reference: ShippedNetwork, images: Sequence[UInt8Image], densities: Sequence[FloatArray]
+    reference: ShippedNetwork, images: Sequence[UInt8Image], answers: Sequence[FloatArray]
 ) -> None:
     """Refuse a reference with which agreement would mean nothing: two constants always agree.
 
-    It has to vary within an image, and between an image and its negative. The second catches a
-    network that ignores its input, whose answer still varies near the borders through padding.
+    The first output has to vary within an image, where it is more than one number, and between an
+    image and its negative. The second catches a network that ignores its input, whose answer
+    still varies near the borders through padding.
     """
-    scale = max((float(np.abs(density).max()) for density in densities), default=0.0)
-    within = max((float(density.std()) for density in densities), default=0.0)
+    scale = max((float(np.abs(each).max()) for each in answers), default=0.0)
+    within = max((float(each.std()) for each in answers), default=0.0)
     smallest = min(range(len(images)), key=lambda i: images[i].size, default=None)
     between = 0.0
     if smallest is not None:
-        negative, _ = _answer(reference, 255 - images[smallest])
-        between = float(np.abs(negative - densities[smallest]).max())
+        name = reference.output_names[0]
+        negative = answer(reference, 255 - images[smallest])[name]
+        between = float(np.abs(negative - answers[smallest]).max())
+        if answers[smallest][0].size == 1:
+            within = between
     if not min(within, between) > MIN_VARIATION * scale:
         raise ParityError(
             f"PyTorch's answer hardly varies (largest {scale:.3g}, within an image {within:.3g}, "
-            f"from an image to its negative {between:.3g} people per cell), so agreeing with it "
-            "proves nothing",
+            f"from an image to its negative {between:.3g}), so agreeing with it proves nothing",
             fix="load trained weights, or compare on photographs instead of flat images",
         )
 

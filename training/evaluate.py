@@ -5,10 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from crowdrt.contracts import Preprocessing, Sample
 from crowdrt.data.preprocess import load_feed
+from crowdrt.models.network import Normalise
 from crowdrt.training.crops import annotated_heads
 
 
@@ -20,14 +21,6 @@ class CountErrors:
     rmse: float
     bias: float  # predicted minus annotated, mean
     num_images: int
-
-
-def normalise(images: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """(B, C, H, W) uint8 grey levels -> float32 as the network wants them."""
-    shape = (1, -1, 1, 1)
-    mean = torch.tensor(preprocessing.mean, device=images.device).view(shape)
-    std = torch.tensor(preprocessing.std, device=images.device).view(shape)
-    return (images.float() - mean) / std
 
 
 def count_errors(
@@ -50,10 +43,11 @@ def count_errors(
     """
     differences = []
     model.eval()
+    normalise = Normalise(preprocessing).to(device)
     with torch.inference_mode():
         for sample in samples:
             feed = torch.from_numpy(load_feed(sample.image, preprocessing)).to(device)
-            image = normalise(feed, preprocessing).contiguous(memory_format=torch.channels_last)
+            image = normalise(feed).contiguous(memory_format=torch.channels_last)
             differences.append(model(image).float().sum().item() - count_of(sample))
     return errors_of(differences)
 

@@ -26,12 +26,12 @@ from crowdrt.contracts import MIN_SIDE_PX, Artifact, Preprocessing, Sample, Trai
 from crowdrt.errors import TrainingError
 from crowdrt.manifest import fingerprint, manifest_path, reusable, write_manifest, write_whole
 from crowdrt.models import build_model
-from crowdrt.models.network import Network, fold_blocks
+from crowdrt.models.network import Network, Normalise, fold_blocks
 from crowdrt.models.weights import save_weights
 from crowdrt.training.batch_norm import add_batch_norm
 from crowdrt.training.checkpoint import load_checkpoint, save_checkpoint
 from crowdrt.training.crops import Batch, CropSource, SampleGroup, annotated_heads
-from crowdrt.training.evaluate import CountErrors, count_errors, normalise
+from crowdrt.training.evaluate import CountErrors, count_errors
 from crowdrt.training.losses import density_loss
 from crowdrt.training.metrics import append_line, rewind
 
@@ -61,6 +61,7 @@ class Run:
         model = build_model(network, width)
         check_crop(config.crop_px, model.preprocessing)
         self.preprocessing = model.preprocessing
+        self.normalise = Normalise(model.preprocessing).to(self.fabric.device)
         self.density_stride = model.density_stride
         self.border = target_border(model, config.crop_px)
         if config.batch_norm:
@@ -93,7 +94,7 @@ class Run:
         images = torch.from_numpy(batch.images).to(self.fabric.device)
         target = functional.pad(torch.from_numpy(batch.density), self.border)
         target = target.to(self.fabric.device)
-        pixels = normalise(images, self.preprocessing)
+        pixels = self.normalise(images)
         predicted = self.model(pixels.contiguous(memory_format=torch.channels_last))
         loss = density_loss(predicted.float(), target)
         self.optimizer.zero_grad(set_to_none=True)

@@ -25,6 +25,7 @@ class Origin:
     network: str
     width: Fraction
     weights: Path | None  # None: freshly initialised
+    output: str | None = None  # what ships, of what the network offers; None: its first
 
     def describe(self) -> dict[str, Any]:
         """What decides the exported file, for its manifest."""
@@ -32,7 +33,7 @@ class Origin:
             "network": self.network,
             "width": str(self.width),
             "weights_sha256": sha256_file(self.weights) if self.weights else None,
-        }
+        } | ({"output": self.output} if self.output else {})
 
     def build(self) -> "Network":
         """Return the network with its weights, in evaluation mode."""
@@ -45,6 +46,8 @@ class Origin:
         model = build_model(self.network, self.width)
         if self.weights is not None:
             load_into(model, self.weights, network=self.network, width=self.width)
+        if self.output is not None:
+            model.keep(self.output)
         return model.eval()
 
     def graph_info(self, model: "Network") -> GraphInfo:
@@ -54,6 +57,8 @@ class Origin:
             width=str(self.width),
             preprocessing=model.preprocessing,
             density_stride=model.density_stride,
+            output=self.output or model.offers[0],
+            fixed_size=model.fixed_size,
         )
 
 
@@ -131,7 +136,9 @@ def open_eager(
     origin = Origin(network=network, width=width, weights=weights_path)
     model = origin.build()
     info = origin.graph_info(model)
-    return TorchEngine(ShippedNetwork(model, model.preprocessing), info, num_threads=num_threads)
+    shipped = ShippedNetwork(model, model.preprocessing)
+    names = shipped.output_names
+    return TorchEngine(shipped, info, output_names=names, num_threads=num_threads)
 
 
 def eager_opener(origin: Origin, num_threads: int) -> "functools.partial[Engine]":

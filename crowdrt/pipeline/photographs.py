@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from crowdrt.contracts import Preprocessing, Sample, UInt8Image
+from crowdrt.contracts import Preprocessing, Sample, Size, UInt8Image
 from crowdrt.data.datasets import open_samples
 from crowdrt.data.images import grey_of
 from crowdrt.data.preprocess import pad_to_stride
@@ -20,10 +20,12 @@ RUN_SEED = 7  # of the generated photographs that `crowdrt run` counts
 NUM_GENERATED = 40
 
 
-def proof_photographs(preprocessing: Preprocessing) -> list[UInt8Image]:
+def proof_photographs(
+    preprocessing: Preprocessing, *, sizes: Sequence[Size] = PROOF_SIZES
+) -> list[UInt8Image]:
     """Generated crowds at several sizes, odd ones included, padded to the stride: (1, C, H, W)."""
     images = []
-    for seed, size in enumerate(PROOF_SIZES):
+    for seed, size in enumerate(sizes):
         pixels, _ = crowd_photograph(seed, size=size, people_range=(20, 60))
         if preprocessing.channels == "grey":
             pixels = grey_of(pixels)

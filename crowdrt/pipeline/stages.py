@@ -28,7 +28,7 @@ from crowdrt.lazy import require
 from crowdrt.manifest import fingerprint, read_manifest, reusable, sha256_file, versions
 from crowdrt.onnx_file import graph_info
 from crowdrt.pipeline.networks import Origin, open_eager
-from crowdrt.pipeline.photographs import proof_photographs
+from crowdrt.pipeline.photographs import PROOF_SIZES, proof_photographs
 
 
 def import_stage(source: Path, out: Path, *, network: str, width: Fraction) -> Artifact:
@@ -80,12 +80,13 @@ def export_stage(
     if done := exported_before(out, made_from):
         return done
     from crowdrt.export.deploy import deploy
-    from crowdrt.export.onnx_export import check_export_size, check_opset, export_onnx
+    from crowdrt.export.onnx_export import check_network_size, check_opset, export_onnx
 
     check_opset(opset)
     model = origin.build()
-    check_export_size(size, model.preprocessing.stride)
-    images = proof_photographs(model.preprocessing)
+    check_network_size(model, size)
+    fixed = size or model.fixed_size
+    images = proof_photographs(model.preprocessing, sizes=[fixed] if fixed else PROOF_SIZES)
     return export_onnx(
         deploy(model, proof_tensor(images[0], model.preprocessing)),
         origin.graph_info(model),
@@ -94,7 +95,7 @@ def export_stage(
         opset=opset,
         normalised_input=normalised_input,
         made_from=made_from,
-        images=images if size is None else (),
+        images=images,
     )
 
 
@@ -115,9 +116,9 @@ def proof_tensor(image: UInt8Image, preprocessing: Preprocessing) -> Any:
     """Return a photograph as the float tensor that a network's `forward` takes."""
     import torch
 
-    from crowdrt.training.evaluate import normalise
+    from crowdrt.models.network import Normalise
 
-    return normalise(torch.from_numpy(image), preprocessing)
+    return Normalise(preprocessing)(torch.from_numpy(image))
 
 
 def calibrate_stage(

@@ -5,6 +5,7 @@ import torch
 from crowdrt.contracts import Preprocessing
 from crowdrt.errors import ParityError
 from crowdrt.export.deploy import ShippedNetwork, deploy
+from crowdrt.models.network import Network
 
 
 def test_deploy_drops_training_parts_and_folds(tiny):
@@ -29,7 +30,7 @@ def test_the_trained_network_is_left_alone(tiny):
 
 def test_a_wrong_fold_is_caught(tiny, monkeypatch):
     monkeypatch.setattr(type(tiny.block), "fold", lambda block: block.conv)  # without its scale
-    with pytest.raises(ParityError, match=r"Tiny moved its output by \d") as caught:
+    with pytest.raises(ParityError, match=r"Tiny's density moved by \d") as caught:
         deploy(tiny, torch.randn(1, 3, 32, 48))
     assert "fold()" in caught.value.fix
 
@@ -55,9 +56,16 @@ def test_shipped_network_normalises_and_sums(tiny, pictures):
     torch.testing.assert_close(same, expected)
 
 
+class Echo(Network):
+    """Answers with its input."""
+
+    def forward(self, image):
+        return image
+
+
 def test_grey_networks_have_one_mean():
     grey = Preprocessing(channels="grey", mean=(127.5,), std=(128.0,), stride=4)
-    shipped = ShippedNetwork(torch.nn.Identity(), grey)
+    shipped = ShippedNetwork(Echo(), grey)
     density, count = shipped(torch.full((2, 1, 4, 4), 255, dtype=torch.uint8))
     assert density.shape == (2, 1, 4, 4)
     assert count.tolist() == pytest.approx([16 * 127.5 / 128] * 2)

@@ -12,6 +12,7 @@ import torch
 from crowdrt import __version__
 from crowdrt.contracts import TensorSpec
 from crowdrt.engines.base import open_engine
+from crowdrt.engines.ort import OrtEngine
 from crowdrt.engines.torch_eager import TorchEngine
 from crowdrt.errors import CrowdRTError, EngineError, ExportError, ParityError
 from crowdrt.export import onnx_export
@@ -243,3 +244,38 @@ def test_the_manifest_is_json_with_a_hash(tiny, info, tmp_path, no_simplifier):
     assert document["sha256"] == artifact.sha256
     assert document["made_from"]["size"] == [32, 40]
     assert document["facts"]["exporter"] == "trace"
+
+
+def test_a_network_may_answer_with_a_count_alone(total, info, tmp_path, no_simplifier):
+    path = export_onnx(total, info, tmp_path / "total.onnx", size=None).path
+    engine = OrtEngine(path)
+    assert [(spec.name, spec.shape) for spec in engine.outputs] == [("count", (1,))]
+    assert engine.inputs[0].shape == (1, 3, 32, 48)
+    total.last.bias.data += 0.1
+    image = np.random.default_rng(0).integers(0, 256, (1, 3, 32, 48), dtype=np.uint8)
+    with pytest.raises(ParityError, match="count by"):
+        prove_parity(total, path, [image])
+
+
+def test_a_kept_output_comes_beside_the_count(total, info, tmp_path, no_simplifier):
+    total.keep("density")
+    path = export_onnx(total, info, tmp_path / "total.onnx", size=None).path
+    assert [spec.name for spec in OrtEngine(path).outputs] == ["density", "count"]
+    with pytest.raises(ExportError, match="no output 'density:9x9'") as caught:
+        total.keep("density:9x9")
+    assert "--output count or --output density" in caught.value.fix
+
+
+def test_a_blind_count_proves_nothing(total, info, tmp_path, no_simplifier):
+    total.first.weight.data.zero_()
+    with pytest.raises(ParityError, match="proves nothing"):
+        export_onnx(total, info, tmp_path / "blind.onnx", size=None)
+
+
+def test_sizes_that_a_network_cannot_take_are_refused(total, tiny, info, tmp_path):
+    with pytest.raises(ExportError, match=r"takes 32x48 px .* and nothing else"):
+        export_onnx(total, info, tmp_path / "a.onnx", size=(64, 48))
+    tiny.static_only = "its windows depend on the size"
+    with pytest.raises(ExportError, match="every size: its windows") as caught:
+        export_onnx(tiny, info, tmp_path / "a.onnx", size=None)
+    assert "--size 576x864" in caught.value.fix
