@@ -106,7 +106,6 @@ def write_report(report: Report, folder: Path) -> Path:
         recipe=flattened(report.recipe),
         num_reused=sum(stage.reused for stage in report.stages),
         significant=significant,
-        absent=ABSENT,
     )
     path = folder / "report.html"
     with write_whole(path) as temporary:

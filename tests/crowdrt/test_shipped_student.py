@@ -10,6 +10,7 @@ import pytest
 
 from crowdrt import weights
 from crowdrt.benchmarks.accuracy import accuracy, count_samples
+from crowdrt.benchmarks.printed import SKT_TABLE_6
 from crowdrt.contracts import CalibrationConfig
 from crowdrt.data.shanghaitech import shanghaitech
 from crowdrt.data.synthetic import generate
@@ -19,6 +20,7 @@ from crowdrt.models.weights import load_network
 from crowdrt.pipeline.networks import origin_of_recipe
 from crowdrt.pipeline.stages import calibrate_stage, export_stage
 from crowdrt.recipes import recipe_named
+from crowdrt.training.evaluate import constant_mean_errors
 
 ROOT = Path(__file__).resolve().parents[2]
 STUDENT = weights.FOLDER / "csrnet-quarter.safetensors"
@@ -43,8 +45,21 @@ def test_the_file_is_the_one_that_was_trained():
     assert (network, width) == ("csrnet", Fraction(1, 4))
 
 
-def test_the_card_says_what_the_record_says():
-    card = (weights.FOLDER / "csrnet-quarter.md").read_text()
+@pytest.fixture(scope="module")
+def card():
+    """The model card's text."""
+    return (weights.FOLDER / "csrnet-quarter.md").read_text()
+
+
+def row_of(card, part):
+    """The cells of the FP32 row of one part's test split, by the table's headings."""
+    rows = [line.strip("|\n").split("|") for line in card.splitlines() if line.startswith("|")]
+    heads, *found = [[cell.strip() for cell in row] for row in rows]
+    cells = next(row for row in found if f"Part {part}" in row[0])
+    return dict(zip(heads, cells, strict=True))
+
+
+def test_the_card_says_what_the_record_says(card):
     record = (ROOT / "results" / "accuracy.txt").read_text()
     found = re.findall(
         r"count student\.\S+ \S+part_(?:A|B)\S*\nMAE ([\d.]+), RMSE ([\d.]+)", record
@@ -52,6 +67,25 @@ def test_the_card_says_what_the_record_says():
     assert len(found) == 5  # FP32 and INT8 on both test splits, eager PyTorch on one
     for mae, rmse in found:
         assert f"{mae} / {rmse}" in card
+
+
+@pytest.mark.parametrize("part", ["A", "B"])
+def test_the_card_quotes_the_paper_to_the_digit(card, part):
+    row = row_of(card, part)
+    for heading, distilled in (("paper's 1/4-CSRNet", False), ("paper's 1/4-CSRNet + SKT", True)):
+        printed = SKT_TABLE_6["csrnet", "1/4", distilled]["AB".index(part)]
+        assert row[heading] == f"{printed.mae:.2f} / {printed.rmse:.2f}"
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("part", ["A", "B"])
+def test_the_cards_constant_mean_is_the_training_splits(card, part, data_root):
+    errors = constant_mean_errors(*(shanghaitech(data_root, part, s) for s in ("train", "test")))
+    assert row_of(card, part)["constant mean"] == f"{errors.mae:.2f} / {errors.rmse:.2f}"
+    record = (ROOT / "results" / "accuracy.txt").read_text()
+    recorded = re.search(rf"part {part}, constant mean: .*mae=([\d.]+), rmse=([\d.]+)", record)
+    assert recorded is not None
+    assert [float(cell) for cell in recorded.groups()] == pytest.approx([errors.mae, errors.rmse])
 
 
 def test_it_counts_generated_crowds(student_onnx, crowds):
