@@ -81,6 +81,25 @@ class Detections:
     labels: npt.NDArray[np.int64]  # (N,) class indices from 0
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class BoxSample:
+    """One photograph and the boxes that people drew on it, which may reach beyond the image."""
+
+    image: Path
+    boxes: npt.NDArray[np.float32] | None = None  # (N, 4) x1, y1, x2, y2 in pixels; None: unknown
+    ignore: npt.NDArray[np.bool_] = field(  # (N,) True: neither to be found nor a mistake
+        default_factory=lambda: np.zeros(0, np.bool_)
+    )
+    labels: npt.NDArray[np.int64] = field(  # (N,) class indices from 0
+        default_factory=lambda: np.zeros(0, np.int64)
+    )
+
+    @property
+    def annotated(self) -> int | None:
+        """How many are to be found, or None where there is no annotation."""
+        return None if self.boxes is None else int((~self.ignore).sum())
+
+
 @dataclass(frozen=True, kw_only=True)
 class TensorSpec:
     """Name, shape and dtype of a graph's input or output; a free axis is a str."""
