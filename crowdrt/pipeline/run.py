@@ -102,7 +102,8 @@ def run_recipe(
     networks = make_networks(recipe, student, photos, out, summary)
     engines = build_engines(networks, store, summary)
     for precision, artifact in networks.items():
-        counted = count_stage(engines[precision], artifact, photos, out, summary, num_threads)
+        engine = engines[precision]
+        counted = count_stage(precision, engine, artifact, photos, out, summary, num_threads)
         summary.counts[precision] = counted
     summary.gate = judge_gate(recipe, summary.counts)
     contenders = {p: artifact.path for p, artifact in networks.items()}
@@ -167,6 +168,7 @@ def build_engines(
 
 
 def count_stage(
+    precision: Precision,
     engine: Path,
     artifact: Artifact,
     photos: Photographs,
@@ -176,7 +178,6 @@ def count_stage(
 ) -> list[CountRow]:
     """Count the test photographs, unless this engine has counted exactly these before."""
     start = time.perf_counter()
-    precision = "int8" if ".int8." in artifact.path.name else "fp32"
     path = out / f"counts.{precision}.json"
     images = [f"{s.image}:{sha256_file(s.image)}:{s.annotated}" for s in photos.test]
     made_from = {"network": artifact.sha256, "engine": engine.name, "images": images}

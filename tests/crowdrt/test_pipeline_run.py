@@ -168,6 +168,17 @@ def test_only_what_depends_on_a_change_is_done_again(
     assert {"export", *builds, "count", "count2", "race"} == set(reused(again))
 
 
+def test_a_recipe_may_have_a_precision_in_its_name(
+    tiny_recipe, photos, tmp_path, without_race_and_report
+):
+    recipe = replace(tiny_recipe, name="tiny.int8.b", precisions=("fp32",))
+    out = tmp_path / "out"
+    summary = run_recipe(recipe, data=photos, out=out, num_images=1, store=None, num_threads=0)
+    assert list(summary.counts) == ["fp32"]
+    assert (out / "counts.fp32.json").is_file()
+    assert not (out / "counts.int8.json").exists()
+
+
 def test_a_run_without_int8(tiny_recipe, photos, exported, without_race_and_report):
     recipe = replace(tiny_recipe, precisions=("fp32",))
     summary = run_recipe(recipe, data=photos, out=exported, num_images=1, store=None, num_threads=0)
