@@ -101,7 +101,7 @@ def count(model: Network, size: Size) -> tuple[int, int, int]:
     model.eval()
     image = torch.empty(1, model.preprocessing.num_channels, *size, device="meta")
     try:
-        paper_flops = count_paper_flops(model, image)
+        paper_flops = count_paper_flops(model, image, unseen=model.unseen)
     except (RuntimeError, ValueError) as error:  # ValueError: instance norm of one pixel
         height, width = size
         raise ExportError(

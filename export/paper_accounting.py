@@ -9,11 +9,13 @@ twice that, per call of a module:
   the width is forgotten, a slip in the public counters that the printed numbers contain;
 * ReLU and its relatives: output elements; pools: input elements;
 * batch and group norm: elements, twice that with learned scale and shift;
-* instance norm, sigmoid and everything functional (resize, add, concatenate): nothing.
+* instance norm, sigmoid and everything functional (resize, add, concatenate): nothing;
+* a convolution of a class of its own, which hooks on nn.Conv2d miss: nothing. A network names
+  where it has such in `unseen`.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
@@ -79,12 +81,17 @@ RULES: tuple[tuple[tuple[type[nn.Module], ...], Rule], ...] = (
 )
 
 
-def count_paper_flops(model: nn.Module, image: Tensor) -> int:
+def count_paper_flops(model: nn.Module, image: Tensor, *, unseen: Collection[str] = ()) -> int:
     """Return what the papers' counter says of one call of `model`.
 
     A module that holds parameters of its own, or has no children, must have a rule: its work
     would be lost otherwise. What a module with children does beside calling them is functional
     and free.
+
+    Args:
+        model: the network; it runs once.
+        image: its input.
+        unseen: attributes of `model` whose convolutions the papers' counter did not see.
 
     Raises:
         ExportError: a module without a rule was called.
@@ -95,7 +102,8 @@ def count_paper_flops(model: nn.Module, image: Tensor) -> int:
         nonlocal total
         total += rule_for(module)(module, inputs[0], output)
 
-    counted = [module for module in model.modules() if is_counted(module)]
+    missed = [each for name in unseen for each in convolutions(model.get_submodule(name))]
+    counted = [each for each in model.modules() if is_counted(each) and each not in missed]
     hooks = [module.register_forward_hook(add) for module in counted]
     try:
         with torch.no_grad():
@@ -110,6 +118,11 @@ def is_counted(module: nn.Module) -> bool:
     """Tell the modules that do work from the ones that only hold others."""
     childless = next(module.children(), None) is None
     return childless or next(module.parameters(recurse=False), None) is not None
+
+
+def convolutions(model: nn.Module) -> list[nn.Module]:
+    """Return every convolution in `model`."""
+    return [module for module in model.modules() if isinstance(module, nn.Conv2d)]
 
 
 def rule_for(module: nn.Module) -> Rule:

@@ -22,6 +22,7 @@ class Network(nn.Module):
         fixed_size: the only (height, width) that the network takes, or None.
         static_only: why no graph for every size can be exported, or "".
         whole_image: why an answer depends on all of the image, which rules out tiles, or "".
+        unseen: attributes whose convolutions the counter behind the papers' FLOPs did not see.
     """
 
     preprocessing: Preprocessing
@@ -32,6 +33,7 @@ class Network(nn.Module):
     fixed_size: Size | None = None
     static_only: str = ""
     whole_image: str = ""
+    unseen: tuple[str, ...] = ()
 
     @abstractmethod
     def forward(self, image: Tensor) -> Any:
@@ -78,15 +80,16 @@ class Normalise(nn.Module):
         return (image.float() - self.mean) / self.std
 
 
-def fold_blocks(model: nn.Module) -> nn.Module:
+def fold_blocks(model: nn.Module, only: type[nn.Module] = nn.Module) -> nn.Module:
     """Put what each block's `fold()` returns in the block's place; the model is left in eval.
 
-    A block that has a simpler inference form offers `fold() -> nn.Module`.
+    A block that has a simpler inference form offers `fold() -> nn.Module`. Blocks that are no
+    `only` stay as they are.
     """
     model.eval()
     for name, child in list(model.named_children()):
-        if callable(fold := getattr(child, "fold", None)):
+        if isinstance(child, only) and callable(fold := getattr(child, "fold", None)):
             setattr(model, name, fold())
         else:
-            fold_blocks(child)
+            fold_blocks(child, only)
     return model

@@ -28,7 +28,7 @@ from crowdrt.manifest import fingerprint, manifest_path, reusable, write_manifes
 from crowdrt.models import build_model
 from crowdrt.models.network import Network, Normalise, fold_blocks
 from crowdrt.models.weights import save_weights
-from crowdrt.training.batch_norm import add_batch_norm
+from crowdrt.training.batch_norm import AddedNorm, add_batch_norm
 from crowdrt.training.checkpoint import load_checkpoint, save_checkpoint
 from crowdrt.training.crops import Batch, CropSource, SampleGroup, annotated_heads
 from crowdrt.training.evaluate import CountErrors, count_errors
@@ -119,12 +119,15 @@ class Run:
             )
 
     def shipped(self) -> nn.Module:
-        """Return the averaged network as it ships: normalisation folded, on the CPU."""
+        """Return the averaged network as `build_model` makes it, on the CPU.
+
+        The normalisation that training added is folded; what the network has of its own stays.
+        """
         model = build_model(self.network, self.width)
         if self.config.batch_norm:
             add_batch_norm(model)
         model.load_state_dict(self.average.module.state_dict())
-        return fold_blocks(model).to("cpu")
+        return fold_blocks(model, only=AddedNorm).to("cpu")
 
     def validate(self, samples: Sequence[Sample]) -> CountErrors:
         """Errors of the averaged network."""
