@@ -11,7 +11,7 @@ from crowdrt.errors import RecipeError
 if TYPE_CHECKING:
     from crowdrt.models.network import Network
 
-NETWORKS = ("csrnet", "bl", "sanet", "mcnn")
+NETWORKS = ("csrnet", "bl", "sanet", "mcnn", "can", "dssinet")
 
 
 def build_model(network: str, width: Fraction = Fraction(1)) -> "Network":
@@ -41,6 +41,14 @@ def build_model(network: str, width: Fraction = Fraction(1)) -> "Network":
             from crowdrt.models.mcnn import MCNN
 
             return MCNN(width)
+        case "can":
+            from crowdrt.models.can import CAN
+
+            return CAN(width)
+        case "dssinet":
+            from crowdrt.models.dssinet import DSSINet
+
+            return DSSINet(width)
         case _:
             raise RecipeError(
                 f"network {network!r} is unknown", fix=f"choose from {', '.join(NETWORKS)}"
