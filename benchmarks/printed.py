@@ -1,8 +1,8 @@
 """The printed cells of the papers that our tables stand beside, digit by digit.
 
 Liu, Chen, Wu, Chen, Li and Lin, "Efficient Crowd Counting via Structured Knowledge Transfer",
-ACM Multimedia 2020, arXiv:2003.10120: Tables 1, 6 and 8. Times are of a GTX 1080 and of a 2.4 GHz
-Xeon E5. What the paper calls FLOPs are multiply-accumulates and a few more (NETWORKS.md, 3).
+ACM Multimedia 2020, arXiv:2003.10120: Tables 1, 2, 6 and 8. Times are of a GTX 1080 and of a
+2.4 GHz Xeon E5. What the paper calls FLOPs are multiply-accumulates and a few more.
 """
 
 from collections.abc import Mapping
@@ -75,13 +75,17 @@ def _row(line: str) -> PrintedRow:
 
 SKT_TABLE_8 = tuple(_row(line) for line in SKT_TABLE_8_TEXT.strip().splitlines())
 
-# RMSE on UCF-QNRF, beside params and costs at 2032x2912 that repeat Table 8. "Ours" is 1/4-BL.
-SKT_TABLE_1_RMSE: Mapping[tuple[str, str], float] = {
-    ("dssinet", "1"): 159.20,
-    ("can", "1"): 183.00,
-    ("csrnet", "1"): 233.32,
-    ("bl", "1"): 158.09,
-    ("bl", "1/4"): 156.82,
+# Table 1 repeats these rows at 2032x2912; beside them stand errors on UCF-QNRF.
+SKT_TABLE_1_ROWS = (("dssinet", "1"), ("can", "1"), ("csrnet", "1"), ("bl", "1"), ("bl", "1/4"))
+SKT_TABLE_1 = tuple(row for row in SKT_TABLE_8 if (row.network, row.width) in SKT_TABLE_1_ROWS)
+
+# Table 2, CSRNet at 576x864: width -> params in M, FLOPs in G
+SKT_TABLE_2: Mapping[str, tuple[str, str]] = {
+    "1": ("16.26", "205.88"),
+    "1/2": ("4.07", "51.77"),
+    "1/3": ("1.81", "23.11"),
+    "1/4": ("1.02", "13.09"),
+    "1/5": ("0.64", "8.45"),
 }
 
 # (network, width, distilled with SKT): errors on ShanghaiTech Part A and Part B. MCNN's are

@@ -325,7 +325,10 @@ def profile(
 
 @app.command()
 def table(
-    name: Annotated[str, typer.Argument(help="skt-8")],
+    name: Annotated[str, typer.Argument(help="skt-1, skt-2, skt-8")],
+    costs: Annotated[
+        bool, typer.Option("--costs", help="skt-8 without its race: every size, nothing timed.")
+    ] = False,
     size: Sizes = None,
     network: Annotated[list[str] | None, typer.Option(help="Only these networks.")] = None,
     records: Annotated[
@@ -341,9 +344,17 @@ def table(
     threads: Threads = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Show a paper's table, the printed column beside ours."""
+    """Show a paper's table, the printed column beside ours; skt-8 races its networks."""
     from crowdrt.pipeline.measuring import paper_table, show_paper_table
+    from crowdrt.pipeline.tables import complexity_table, show_cells
 
+    if costs or name != "skt-8":
+        cells = complexity_table(name)
+        if as_json:
+            emit([cell.as_dict() for cell in cells])
+        else:
+            show_cells(cells, markdown=markdown)
+        return
     rows = paper_table(
         name,
         sizes_of(size),

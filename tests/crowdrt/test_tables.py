@@ -1,0 +1,59 @@
+"""The tables that need no stopwatch: what is printed, what comes out, and why not."""
+
+import json
+
+import pytest
+
+from crowdrt.benchmarks.cells import Cell, cells_markdown, like, matched
+from crowdrt.errors import RecipeError
+from crowdrt.pipeline.tables import TABLES, complexity_table, show_cells
+
+
+def cell(**changes) -> Cell:
+    fields = {"row": "A", "column": "x", "printed": "1.0", "ours": "1.0", "true": "0.9"}
+    return Cell(**(fields | changes))
+
+
+def test_only_table_2s_cut_off_cell_differs():
+    cells = complexity_table("skt-2")
+    assert len(cells) == 10
+    [slip] = [each for each in cells if not each.matches]
+    assert (slip.row, slip.printed, slip.ours) == ("1/5-CSRNet", "0.64", "0.65")
+    assert "647,489" in slip.note
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_whatever_differs_has_its_reason(name):
+    cells = complexity_table(name)
+    assert cells
+    assert all(each.note for each in cells if not each.matches)
+
+
+def test_an_unknown_table_names_the_known_ones():
+    with pytest.raises(RecipeError, match="'skt-9' is unknown") as caught:
+        complexity_table("skt-9")
+    assert "skt-1, skt-2" in caught.value.fix
+
+
+def test_figures_are_rounded_half_up_to_the_printed_digits():
+    assert like("0.64", 647_489, 10**6) == "0.65"
+    assert like("2.52", 2_525_000_000, 10**9) == "2.53"
+    assert like("37", 37_749, 1000) == "38"
+
+
+def test_notes_are_numbered_once_and_stand_below(capsys):
+    cells = [cell(note="why"), cell(column="y", ours="1.1", note="why"), cell(row="B")]
+    text = cells_markdown(cells)
+    assert text.count("why") == 1
+    assert "| A | x | 1.0 | 1.0 | 0.9 | = (1) |" in text
+    assert "|  | y | 1.0 | 1.1 | 0.9 | differs (1) |" in text
+    show_cells(cells, markdown=False)
+    shown = capsys.readouterr().out
+    assert "(1) why" in shown
+    assert "2 of 3 printed figures" in shown
+
+
+def test_a_cell_as_json_says_whether_it_matches():
+    document = json.loads(json.dumps(cell(ours="1.1").as_dict()))
+    assert document["matches"] is False
+    assert matched([cell()]) == "1 of 1 printed figures come out to the last digit"
