@@ -1,10 +1,10 @@
 """CAN: what surrounds a place, seen at four scales, decides how its features are read.
 
 Liu, Salzmann and Fua, "Context-Aware Crowd Counting", CVPR 2019, arXiv:1811.10452. The front end
-and the dilated back end are CSRNet's; batch norm behind each convolution of the back end is in no
-figure, but SKT's tables count it (Liu et al., ACM MM 2020, arXiv:2003.10120, Tables 1 and 8: without
-it 218.16 G instead of 218.20 at 576x864). Two departures from the paper: `width` scales every
-layer, and weights begin Kaiming-normal instead of from ImageNet's VGG-16.
+and the dilated back end are CSRNet's, the latter with batch norm: SKT's tables count it (Liu et
+al., ACM MM 2020, arXiv:2003.10120, Tables 1 and 8; without it 218.16 G instead of 218.20 at
+576x864). Two departures from the paper: `width` scales every layer, and weights begin
+Kaiming-normal instead of from ImageNet's VGG-16.
 
 Shapes: B images, H x W input pixels, h x w = H/8 x W/8 output cells, C feature channels.
 """
