@@ -12,6 +12,8 @@ from crowdrt.lazy import require
 
 RTOL = 1e-5  # of an output's largest value
 
+Signature = tuple[str, int, tuple[int | str, ...]]  # name, element type, shape
+
 
 def simplify(model: onnx.ModelProto, probes: Sequence[Feeds]) -> tuple[onnx.ModelProto, str]:
     """Return the simplified graph, or `model` itself, and a sentence that says which and why.
@@ -45,18 +47,38 @@ def _objection(
     model: onnx.ModelProto, simpler: onnx.ModelProto, probes: Sequence[Feeds]
 ) -> str | None:
     onnx.checker.check_model(simpler)
-    for old, new in (
-        (model.graph.input, simpler.graph.input),
-        (model.graph.output, simpler.graph.output),
-    ):
-        if [_signature(value) for value in old] != [_signature(value) for value in new]:
-            return "onnxsim changed the names, types or free axes of inputs or outputs"
+    if not _same_outside(model.graph, simpler.graph):
+        return "onnxsim changed the names, types or free axes of inputs or outputs"
     if simpler.ByteSize() > 1.1 * model.ByteSize() + 2**16:
         return f"onnxsim made the file {simpler.ByteSize() / model.ByteSize():.1f} times as large"
     return _changed_output(model, simpler, probes)
 
 
-def _signature(value: onnx.ValueInfoProto) -> tuple[str, int, tuple[int | str, ...]]:
+def _same_outside(old: onnx.GraphProto, new: onnx.GraphProto) -> bool:
+    """Compare inputs and outputs.
+
+    Where every axis of the inputs is a number, every axis of the outputs is one too, whether the
+    exporter knew it or gave it a name: such names may become numbers.
+    """
+    inputs = [_signature(value) for value in old.input]
+    outputs = [_signature(value) for value in old.output]
+    found = [_signature(value) for value in new.output]
+    known = all(isinstance(axis, int) for _, _, shape in inputs for axis in shape)
+    if known and len(found) == len(outputs):
+        found = [_named_as(then, now) for then, now in zip(outputs, found, strict=True)]
+    return inputs == [_signature(value) for value in new.input] and outputs == found
+
+
+def _named_as(then: Signature, now: Signature) -> Signature:
+    """Return `now` with the names that its axes had."""
+    name, kind, shape = now
+    if len(shape) == len(then[2]):
+        pairs = zip(then[2], shape, strict=True)
+        shape = tuple(old if isinstance(old, str) else new for old, new in pairs)
+    return name, kind, shape
+
+
+def _signature(value: onnx.ValueInfoProto) -> Signature:
     tensor = value.type.tensor_type
     shape = tuple(axis.dim_param or axis.dim_value for axis in tensor.shape.dim)
     return value.name, tensor.elem_type, shape

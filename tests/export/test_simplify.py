@@ -106,6 +106,37 @@ def test_a_spoilt_graph_is_not_taken(model, probes, monkeypatch, change, reason)
     assert reason in note
 
 
+def fix_sizes(graph, size):
+    for i, axis in enumerate(graph.input[0].type.tensor_type.shape.dim):
+        axis.dim_value = (1, 1, *size)[i]
+
+
+def test_an_output_of_a_fixed_graph_may_learn_its_size(model, probes):
+    """The exporter names an axis that it cannot work out; onnxsim then finds the number."""
+    fix_sizes(model.graph, (4, 6))
+    simpler, note = simplify(model, probes[:1])
+    assert note == "simplified: 3 -> 1 nodes"
+    assert shape_of(simpler.graph.output[0]) == [1, 1, 4, 6]
+
+
+def other_number(graph):
+    graph.output[0].type.tensor_type.shape.dim[1].dim_value = 7
+
+
+def second_output(graph):
+    graph.output.append(helper.make_tensor_value_info("same", TensorProto.FLOAT, [1, 1, 4, 6]))
+
+
+@pytest.mark.parametrize("change", [other_number, second_output])
+def test_nothing_else_of_a_fixed_graph_changes(model, probes, monkeypatch, change):
+    fix_sizes(model.graph, (4, 6))
+    spoilt = SimpleNamespace(simplify=lambda graph: (replaced(graph, change), True))
+    monkeypatch.setitem(sys.modules, "onnxsim", spoilt)
+    kept, note = simplify(model, probes[:1])
+    assert kept is model
+    assert "names, types or free axes" in note
+
+
 def test_a_failing_or_missing_onnxsim_keeps_the_graph(model, probes, monkeypatch):
     def fail(_):
         raise RuntimeError("Nodes in a graph must be topologically sorted\nand more")
