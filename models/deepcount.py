@@ -136,7 +136,7 @@ class DeepCount(Network):
     def forward(self, image: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """(B, 3, 384, 512) ImageNet-normalised RGB -> count (B,), behind the kept map if any."""
         summary, features = self.look(image)
-        count = torch.relu(self.count_head(summary)).flatten()
+        count = torch.relu(self.count_head(summary)).sum(dim=(1, 2, 3))
         if self.kept is None:
             return count
         return torch.relu(getattr(self, self.kept)(summary, features)), count
@@ -145,7 +145,7 @@ class DeepCount(Network):
         """(B, 3, 384, 512) ImageNet-normalised RGB -> the count and every branch's map."""
         summary, features = self.look(image)
         maps = (getattr(self, name)(summary, features) for name in BRANCHES.values())
-        answers = (self.count_head(summary).flatten(), *maps)
+        answers = (self.count_head(summary).sum(dim=(1, 2, 3)), *maps)
         return TrainOutputs(*(functional.leaky_relu(answer, SLOPE) for answer in answers))
 
     def look(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:
