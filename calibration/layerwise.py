@@ -19,8 +19,7 @@ from crowdrt.contracts import Feeds
 from crowdrt.engines.ort import SPINNING, open_session, session_options
 from crowdrt.errors import CalibrationError
 from crowdrt.lazy import require
-
-FIRST_FREE_AXIS = 2  # of (N, C, H, W): a network for one size calibrates on images of any
+from crowdrt.onnx_graph import free_sizes, needed_nodes
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,10 @@ class LayerwiseGraph:
 
 
 def cut(model: onnx.ModelProto, watched: Collection[str]) -> list[Piece]:
-    """Split what the watched tensors depend on into pieces that each end at one of them."""
+    """Split what the watched tensors depend on into pieces that each end at one of them.
+
+    A network for one size calibrates on images of any.
+    """
     model = onnx.shape_inference.infer_shapes(free_sizes(model), data_prop=True)
     extractor = onnx.utils.Extractor(model)
     runs = split(needed_nodes(model.graph, watched), watched)
@@ -78,31 +80,6 @@ def cut(model: onnx.ModelProto, watched: Collection[str]) -> list[Piece]:
         outputs = tuple(name for node in run for name in node.output if name in wanted)
         pieces.append(Piece(inputs, outputs, extractor.extract_model([*inputs], [*outputs])))
     return pieces
-
-
-def free_sizes(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a copy whose inputs have free spatial axes, and which claims no other shapes."""
-    freed = onnx.ModelProto()
-    freed.CopyFrom(model)
-    del freed.graph.value_info[:]
-    for value in freed.graph.input:
-        for i, axis in enumerate(value.type.tensor_type.shape.dim):
-            if i >= FIRST_FREE_AXIS:
-                axis.dim_param = f"{value.name}_{i}"
-    for value in freed.graph.output:
-        value.type.tensor_type.ClearField("shape")
-    return freed
-
-
-def needed_nodes(graph: onnx.GraphProto, wanted: Collection[str]) -> list[onnx.NodeProto]:
-    """Return the nodes on which the wanted tensors depend, in the graph's order."""
-    names = set(wanted)
-    needed = []
-    for node in reversed(graph.node):
-        if names & set(node.output):
-            needed.append(node)
-            names |= set(node.input)
-    return needed[::-1]
 
 
 def split(nodes: Sequence[onnx.NodeProto], watched: Collection[str]) -> list[list[onnx.NodeProto]]:

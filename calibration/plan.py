@@ -17,8 +17,8 @@ from dataclasses import dataclass
 import onnx
 
 from crowdrt.errors import CalibrationError
+from crowdrt.onnx_graph import CONVS, name_of
 
-CONVS = ("Conv", "ConvTranspose")
 MACS_OPS = (*CONVS, "Gemm", "MatMul")  # what has MACs worth a word when it stays float
 PASSES = ("MaxPool", "Concat")  # one scale before and behind: these move numbers, unchanged
 QUANTIZED_OPS = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
@@ -176,8 +176,3 @@ def watched_tensors(
         if not all(reader.output[0] in passing for reader in readers):
             watched[group].append(name)
     return {group: tuple(names) for group, names in watched.items()}
-
-
-def name_of(node: onnx.NodeProto) -> str:
-    """Return a node's name; one without is called by its output."""
-    return str(node.name or node.output[0])

@@ -18,7 +18,8 @@ import onnx
 from onnx import helper, numpy_helper
 
 from crowdrt.calibration.bias import mean_shift
-from crowdrt.calibration.plan import Plan, name_of
+from crowdrt.calibration.plan import Plan
+from crowdrt.onnx_graph import name_of
 
 INT8_MAX = 127
 # 7-bit weights reach 64: a pair of u8 x s8 products is then at most 2 * 255 * 64 = 32640, inside

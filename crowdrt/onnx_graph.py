@@ -1,0 +1,236 @@
+"""ONNX graphs read as data: what an output needs, what is stored, and what the layers cost."""
+
+import math
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+
+import onnx
+
+from crowdrt.contracts import Size
+
+CONVS = ("Conv", "ConvTranspose")
+NORMS = ("BatchNormalization", "InstanceNormalization", "GroupNormalization", "LayerNormalization")
+# operator -> which of its inputs hold what was learned; of a batch norm not the statistics
+LEARNED: Mapping[str, tuple[int, ...]] = dict.fromkeys((*CONVS, "Gemm", *NORMS), (1, 2)) | {
+    "MatMul": (0, 1),
+    "PRelu": (1,),
+}
+PASSES_ON = ("QuantizeLinear", "DequantizeLinear", "Cast", "Identity", "Transpose", "Reshape")
+QUANTIZERS = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
+FIRST_FREE_AXIS = 2  # of (N, C, H, W)
+
+
+def name_of(node: onnx.NodeProto) -> str:
+    """Return a node's name; one without is called by its first output."""
+    return str(node.name or next(filter(None, node.output), node.op_type))
+
+
+def reads(node: onnx.NodeProto) -> set[str]:
+    """Return the tensors that a node reads, those of its subgraphs (If, Loop, Scan) too."""
+    names = {name for name in node.input if name}
+    for graph in subgraphs(node):
+        inner = {value.name for value in graph.input}
+        inner |= {stored.name for stored in graph.initializer}
+        inner |= {name for each in graph.node for name in each.output}
+        wanted = {value.name for value in graph.output}
+        names |= wanted.union(*map(reads, graph.node)) - inner
+    return names
+
+
+def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    """Yield the graphs that a node holds."""
+    for attribute in node.attribute:
+        if attribute.type == onnx.AttributeProto.GRAPH:
+            yield attribute.g
+        yield from attribute.graphs
+
+
+def every_node(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """Yield the nodes of a graph and of all graphs inside it."""
+    for node in graph.node:
+        yield node
+        for inner in subgraphs(node):
+            yield from every_node(inner)
+
+
+def needed_nodes(graph: onnx.GraphProto, wanted: Collection[str]) -> list[onnx.NodeProto]:
+    """Return the nodes on which the wanted tensors depend, in the graph's order."""
+    names = set(wanted)
+    needed = []
+    for node in reversed(graph.node):
+        if names & set(node.output):
+            needed.append(node)
+            names |= reads(node)
+    return needed[::-1]
+
+
+def unneeded(graph: onnx.GraphProto, wanted: Collection[str] | None = None) -> dict[str, list[str]]:
+    """Return what none of the wanted outputs depends on; None wants every output.
+
+    Returns:
+        Names under "nodes", "initializers" and "inputs".
+    """
+    outputs = {value.name for value in graph.output} if wanted is None else set(wanted)
+    needed = needed_nodes(graph, outputs)
+    kept = {id(node) for node in needed}
+    names = outputs.union(*map(reads, needed))
+    stored = [*stored_names(graph)]
+    return {
+        "nodes": [name_of(node) for node in graph.node if id(node) not in kept],
+        "initializers": [name for name in stored if name not in names],
+        "inputs": [
+            value.name
+            for value in graph.input
+            if value.name not in names and value.name not in stored
+        ],
+    }
+
+
+def stored_names(graph: onnx.GraphProto) -> Iterator[str]:
+    """Yield the names of a graph's initializers."""
+    yield from (stored.name for stored in graph.initializer)
+    yield from (stored.values.name for stored in graph.sparse_initializer)
+
+
+def stored_tensors(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
+    """Return what a graph and the graphs inside it store: initializers and constants, by name."""
+    found = {stored.name: stored for stored in graph.initializer}
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.TENSOR:
+                found[node.output[0]] = attribute.t
+        for inner in subgraphs(node):
+            found |= stored_tensors(inner)
+    return found
+
+
+def num_parameters(graph: onnx.GraphProto) -> int:
+    """Return how many learned numbers the layers of a graph hold.
+
+    Counted are weights and biases of convolutions and matrix products, scales and shifts of
+    norms, slopes of PReLU, also where they reach the layer through a cast or Q/DQ. A constant
+    that is multiplied outside a layer, such as the normalisation of pixels, is not.
+    """
+    stored = stored_tensors(graph)
+    makers = {name: node for node in every_node(graph) for name in node.output}
+    learned = set()
+    for node in every_node(graph):
+        for place in LEARNED.get(node.op_type, ()):
+            if place < len(node.input):
+                learned.add(origin(node.input[place], makers))
+    return sum(math.prod(stored[name].dims) for name in learned if name in stored)
+
+
+def origin(name: str, makers: Mapping[str, onnx.NodeProto]) -> str:
+    """Return the tensor that `name` is, before it was cast, reshaped or quantized."""
+    while (node := makers.get(name)) is not None and node.op_type in PASSES_ON:
+        name = node.input[0]
+    return name
+
+
+def count_nodes(graph: onnx.GraphProto) -> dict[str, int]:
+    """Return operator -> how many nodes, most first; an operator of another domain names it."""
+    kinds = Counter(
+        node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}::{node.op_type}"
+        for node in every_node(graph)
+    )
+    return dict(sorted(kinds.items(), key=lambda entry: (-entry[1], entry[0])))
+
+
+def precision_of(graph: onnx.GraphProto) -> str:
+    """Return the numbers in which a graph works, as far as its stored weights show."""
+    kinds = {node.op_type for node in every_node(graph)}
+    if kinds & set(QUANTIZERS) or any(k.startswith("QLinear") or "Integer" in k for k in kinds):
+        return "int8"
+    sizes: Counter[int] = Counter()
+    for stored in stored_tensors(graph).values():
+        sizes[stored.data_type] += math.prod(stored.dims)
+    names: dict[int, str] = {
+        onnx.TensorProto.FLOAT: "fp32",
+        onnx.TensorProto.FLOAT16: "fp16",
+        onnx.TensorProto.BFLOAT16: "bf16",
+        onnx.TensorProto.DOUBLE: "fp64",
+    }
+    return next((names[kind] for kind, _ in sizes.most_common() if kind in names), "fp32")
+
+
+def free_sizes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy whose inputs have free spatial axes, and which claims no other shapes."""
+    freed = without_shapes(model)
+    for value in freed.graph.input:
+        for i, axis in enumerate(value.type.tensor_type.shape.dim):
+            if i >= FIRST_FREE_AXIS:
+                axis.dim_param = f"{value.name}_{i}"
+    return freed
+
+
+def without_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy that claims no shape but those of its inputs."""
+    freed = onnx.ModelProto()
+    freed.CopyFrom(model)
+    del freed.graph.value_info[:]
+    for value in freed.graph.output:
+        value.type.tensor_type.ClearField("shape")
+    return freed
+
+
+def fill_free_axes(model: onnx.ModelProto, size: Size) -> None:
+    """Give the free axes of every input a length: one image of (height, width) pixels."""
+    for value in model.graph.input:
+        for axis, length in zip(value.type.tensor_type.shape.dim, (1, None, *size), strict=False):
+            if axis.dim_value == 0 and length is not None:
+                axis.dim_value = length
+
+
+def layer_macs(model: onnx.ModelProto, size: Size) -> dict[str, int | None]:
+    """Return the multiply-accumulates of every convolution and matrix product.
+
+    Args:
+        model: its fixed axes stay as they are.
+        size: (height, width) in pixels, for axes that are free.
+
+    Returns:
+        Node name -> MACs of one image, or None where a shape cannot be inferred.
+    """
+    sized = without_shapes(model)
+    fill_free_axes(sized, size)
+    shapes = inferred_shapes(sized)
+    return {
+        name_of(node): node_macs(node, shapes)
+        for node in sized.graph.node
+        if node.op_type in (*CONVS, "Gemm", "MatMul")
+    }
+
+
+def inferred_shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every tensor of which it is known."""
+    graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    values = [*graph.input, *graph.value_info, *graph.output]
+    shapes = {value.name: shape for value in values if (shape := shape_of(value)) is not None}
+    return shapes | {name: tuple(stored.dims) for name, stored in stored_tensors(graph).items()}
+
+
+def shape_of(value: onnx.ValueInfoProto) -> tuple[int, ...] | None:
+    """Return a tensor's shape, or None while an axis is not known."""
+    tensor = value.type.tensor_type
+    axes = tensor.shape.dim
+    known = tensor.HasField("shape") and all(axis.dim_value > 0 for axis in axes)
+    return tuple(axis.dim_value for axis in axes) if known else None
+
+
+def node_macs(node: onnx.NodeProto, shapes: Mapping[str, Sequence[int]]) -> int | None:
+    """Return what one convolution or matrix product multiplies, or None if that is not known.
+
+    A convolution multiplies once per output element, a transposed one per input element.
+    """
+    first, second, result = (shapes.get(name) for name in (*node.input[:2], node.output[0]))
+    if node.op_type == "ConvTranspose":
+        return None if not (first and second) else math.prod(first) * math.prod(second[1:])
+    if not result:
+        return None
+    if node.op_type == "Conv":
+        return None if not second else math.prod(result) * math.prod(second[1:])
+    if not first:
+        return None
+    transposed = any(each.name == "transA" and each.i for each in node.attribute)
+    return math.prod(result) * first[0 if transposed else -1]
