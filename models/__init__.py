@@ -11,7 +11,8 @@ from crowdrt.errors import RecipeError
 if TYPE_CHECKING:
     from crowdrt.models.network import Network
 
-NETWORKS = ("csrnet", "bl", "sanet", "mcnn", "can", "dssinet")
+NETWORKS = ("csrnet", "bl", "sanet", "mcnn", "can", "dssinet", "deepcount")
+TRAINING_FORMS = ("skt",)  # a network with what only its training needs beside it
 
 
 def build_model(network: str, width: Fraction = Fraction(1)) -> "Network":
@@ -49,6 +50,15 @@ def build_model(network: str, width: Fraction = Fraction(1)) -> "Network":
             from crowdrt.models.dssinet import DSSINet
 
             return DSSINet(width)
+        case "skt":
+            from crowdrt.models.csrnet import CSRNet
+            from crowdrt.models.skt import SktStudent
+
+            return SktStudent(CSRNet(width))
+        case "deepcount":
+            from crowdrt.models.deepcount import DeepCount
+
+            return DeepCount(width)
         case _:
             raise RecipeError(
                 f"network {network!r} is unknown", fix=f"choose from {', '.join(NETWORKS)}"

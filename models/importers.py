@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from crowdrt.console import say
 from crowdrt.errors import WeightsError
 from crowdrt.models import build_model
 from crowdrt.models.csrnet import FRONT_END
@@ -25,23 +26,27 @@ WRAPPERS = ("state_dict", "model_state_dict")  # beside epoch, optimizer and the
 MAX_MCNN_BYTES = 16 * 2**20  # the arrays are 0.5 MB; more is a decompression bomb
 CONV_POSITIONS = (0, 3, 6, 8)  # of the convolutions in an MCNN column
 FOREIGN_COLUMNS = (3, 2, 1)  # the arrays count the columns from the smallest kernels
+SKT_ADAPTERS = tuple(f"transform{tap}." for tap in ("0_0", "1_0", "2_0", "3_0", "4_0", "4_3"))
 
 
 def import_checkpoint(path: Path, network: str, width: Fraction) -> Network:
     """Return `network` filled from an old PyTorch checkpoint.
 
     Understood: plain state dicts and those under "state_dict" or "model_state_dict"; names with
-    DataParallel's "module."; our names, CSRNet-pytorch's and SKT's for csrnet (the adapters that
-    only SKT's training needs are left out), Bayesian-Crowd-Counting's for bl.
+    DataParallel's "module."; our names, CSRNet-pytorch's and SKT's for csrnet (SKT's adapters,
+    which only training needs, are left out and counted on stderr) and for skt (adapters and all),
+    Bayesian-Crowd-Counting's for bl.
 
     Raises:
         WeightsError: missing, damaged or holding code; or it does not fit network and width.
     """
     model = build_model(network, width)
     tensors: dict[str, Tensor] = {}
+    adapters: dict[str, Tensor] = {}
     for foreign, tensor in read_state_dict(path).items():
         name = foreign.removeprefix("module.")
-        if network == "csrnet" and name.startswith("transform"):
+        if network == "csrnet" and is_adapter(name):
+            adapters[name] = tensor
             continue
         name = own_name(name, network)
         if name in tensors:
@@ -51,7 +56,15 @@ def import_checkpoint(path: Path, network: str, width: Fraction) -> Network:
             )
         tensors[name] = tensor.float() if tensor.is_floating_point() else tensor
     fill(model, tensors, source=str(path))
+    if adapters:
+        total = sum(tensor.numel() for tensor in adapters.values())
+        say(f"{path}: left out SKT's adapters, {total:,} parameters that only training needs")
     return model.eval()
+
+
+def is_adapter(name: str) -> bool:
+    """Say whether a tensor of a training student belongs to SKT's adapters, by either name."""
+    return name.startswith((*SKT_ADAPTERS, "adapters."))
 
 
 def read_state_dict(path: Path) -> Mapping[str, Tensor]:
@@ -91,10 +104,14 @@ def foreign_prefixes(network: str) -> Iterator[tuple[str, str]]:
     """Yield (their prefix, ours); the first that matches counts."""
     match network:
         case "csrnet":
+            yield ("student.", "")  # our own training student
             yield from (("frontend.", "front_end."), ("backend.", "back_end."))
             yield from (("output_layer.", "density_head."), ("conv5_0.", "density_head."))
             yield from zip(skt_front_end(), own_front_end(), strict=True)
             yield from ((f"conv4_{i}.0.", f"back_end.{2 * i}.") for i in range(6))
+        case "skt":
+            yield from ((name, f"adapters.{i}.") for i, name in enumerate(SKT_ADAPTERS))
+            yield from ((name, f"student.{own}") for name, own in foreign_prefixes("csrnet") if own)
         case "bl":
             yield from (("features.", "front_end."), ("reg_layer.4.", "density_head."))
             yield ("reg_layer.", "back_end.")

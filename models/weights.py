@@ -20,7 +20,7 @@ from crowdrt.contracts import METADATA_KEY, Artifact
 from crowdrt.errors import WeightsError
 from crowdrt.lazy import require
 from crowdrt.manifest import write_manifest, write_whole
-from crowdrt.models import NETWORKS, build_model
+from crowdrt.models import NETWORKS, TRAINING_FORMS, build_model
 from crowdrt.models.importers import import_checkpoint, import_mcnn
 from crowdrt.models.network import Network
 from crowdrt.models.tensors import check_finite, check_shapes, fill, shapes
@@ -154,7 +154,7 @@ def read_info(file: "SafetensorsFile", *, source: Path) -> WeightsInfo:
         document = json.loads((file.metadata() or {})[METADATA_KEY])
         version, network, width = (document[key] for key in ("format", "network", "width"))
         facts = dict(document["facts"])
-        known = network in NETWORKS and WIDTH.fullmatch(width) is not None
+        known = network in (*NETWORKS, *TRAINING_FORMS) and WIDTH.fullmatch(width) is not None
         info = WeightsInfo(network, Fraction(width), facts) if known else None
     except (KeyError, TypeError, ValueError, ZeroDivisionError, RecursionError) as error:
         raise WeightsError(

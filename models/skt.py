@@ -1,0 +1,140 @@
+"""SKT's training student: a narrow network, and adapters that let it be compared with its teacher.
+
+Liu et al., "Efficient Crowd Counting via Structured Knowledge Transfer", ACM MM 2020,
+arXiv:2003.10120. An adapter is a 1x1 convolution with bias and ReLU that turns a feature of the
+student into as many channels as the teacher has there, so that a loss can hold the two side by
+side. Only training needs it: what ships is the student alone.
+
+The taps of CSRNet follow the code that SKT's authors published, which takes the first three pools
+where the paper's text takes the convolutions behind them, and has a ReLU that the text does not
+mention. BL has "the same transfer configuration", so VGG-19's convolutions of the same names;
+SANet gives "the output features of each block". Neither was published as code. Departure: an
+adapter's weights begin Kaiming-normal by fan-in, as everything here does, not by fan-out.
+
+Shapes: B images, H x W input pixels, h x w = H/8 x W/8 output cells.
+"""
+
+import copy
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from crowdrt.errors import RecipeError
+from crowdrt.models.bl import BL
+from crowdrt.models.csrnet import CSRNet
+from crowdrt.models.layers import initialise
+from crowdrt.models.network import Network
+from crowdrt.models.sanet import SANet
+
+Taps = tuple[tuple[str, int], ...]  # a module whose output is a feature, the teacher's channels
+
+CSRNET_TAPS: Taps = (
+    ("front_end.1", 64),  # ReLU(conv1_1), 1/1
+    ("front_end.4", 64),  # pool 1, 1/2
+    ("front_end.9", 128),  # pool 2, 1/4
+    ("front_end.16", 256),  # pool 3, 1/8
+    ("back_end.1", 512),  # ReLU(first dilated convolution), 1/8
+    ("back_end.7", 256),  # ReLU(fourth dilated convolution), 1/8
+)
+BL_TAPS: Taps = (
+    ("front_end.1", 64),  # ReLU(conv1_1), 1/1
+    ("front_end.4", 64),  # pool 1, 1/2
+    ("front_end.9", 128),  # pool 2, 1/4
+    ("front_end.18", 256),  # pool 3, 1/8
+    ("front_end.29", 512),  # ReLU(conv5_1), 1/16
+    ("front_end.35", 512),  # ReLU(conv5_4), 1/16
+)
+SANET_TAPS: Taps = (("encoder.0", 64), ("encoder.2", 128), ("encoder.4", 128), ("encoder.6", 64))
+
+
+class SktOutputs(NamedTuple):
+    """What the losses see; the deployed network returns `density` alone."""
+
+    density: Tensor  # (B, 1, h, w) people per cell
+    features: tuple[Tensor, ...]  # one per tap, with the teacher's channels
+
+
+class SktStudent(Network):
+    """`forward` is the student; `forward_train` adds its adapted features."""
+
+    train_only = ("adapters",)
+
+    def __init__(self, student: Network) -> None:
+        """Put adapters beside `student`, a CSRNet, BL or SANet of any width.
+
+        Raises:
+            RecipeError: SKT says nothing of where to tap that network.
+        """
+        super().__init__()
+        self.student = student
+        self.taps = taps_of(student)
+        self.preprocessing = student.preprocessing
+        self.density_stride = student.density_stride
+        self.whole_image = student.whole_image
+        wanted = [channels for _, channels in self.taps]
+        self.adapters = nn.ModuleList(map(adapter, tapped_channels(student, self.taps), wanted))
+        initialise(self.adapters)
+
+    def forward(self, image: Tensor) -> Any:
+        """(B, 3, H, W) ImageNet-normalised RGB -> (B, 1, h, w) people per cell; sum = count."""
+        return self.student(image)
+
+    def forward_train(self, image: Tensor) -> SktOutputs:
+        """Return the student's density and its features as wide as the teacher's."""
+        density, features = forward_tapped(self.student, self.taps, image)
+        pairs = zip(self.adapters, features, strict=True)
+        return SktOutputs(density, tuple(adapt(feature) for adapt, feature in pairs))
+
+
+def adapter(in_channels: int, out_channels: int) -> nn.Sequential:
+    """Return the 1x1 convolution with ReLU from a student's channels to its teacher's."""
+    return nn.Sequential(nn.Conv2d(in_channels, out_channels, kernel_size=1), nn.ReLU(inplace=True))
+
+
+def taps_of(network: Network) -> Taps:
+    """Return where SKT takes features from a teacher and its student."""
+    match network:
+        case CSRNet():
+            return CSRNET_TAPS
+        case BL():
+            return BL_TAPS
+        case SANet():
+            return SANET_TAPS
+    raise RecipeError(
+        f"SKT says nothing of where to take features from {type(network).__name__}",
+        fix="distil csrnet, bl or sanet",
+    )
+
+
+def forward_tapped(network: Network, taps: Taps, image: Tensor) -> tuple[Any, list[Tensor]]:
+    """Run `network` and return its answer and the output of every tapped module.
+
+    Args:
+        network: a student, or its teacher at full width.
+        taps: which modules.
+        image: (B, C, H, W) normalised.
+    """
+    features: dict[str, Tensor] = {}
+    hooks = []
+    for name, _ in taps:
+
+        def keep(_module: nn.Module, _inputs: Any, output: Tensor, name: str = name) -> None:
+            features[name] = output
+
+        hooks.append(network.get_submodule(name).register_forward_hook(keep))
+    try:
+        answer = network(image)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return answer, [features[name] for name, _ in taps]
+
+
+def tapped_channels(network: Network, taps: Taps) -> Sequence[int]:
+    """Return the channels of every tapped feature; on the meta device, which costs nothing."""
+    image = torch.empty(1, network.preprocessing.num_channels, 64, 64, device="meta")
+    with torch.no_grad():
+        _, features = forward_tapped(copy.deepcopy(network).to("meta"), taps, image)
+    return [feature.shape[1] for feature in features]
