@@ -45,9 +45,10 @@ def initialise(model: nn.Module) -> None:
 
     He et al., arXiv:1502.01852. Fan-in keeps the signal's size from layer to layer, whatever
     the widths. PyTorch's default shrinks it, and a narrow CSRNet then answers one constant.
+    Tensors on the meta device hold nothing to draw; PyTorch would load its compiler for them.
     """
     for module in model.modules():
-        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d) and not module.weight.is_meta:
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
             if module.bias is not None:
                 nn.init.zeros_(module.bias)

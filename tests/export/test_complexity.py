@@ -1,6 +1,8 @@
 """Costs: every cell that SKT prints, and counters that never lose an operator."""
 
 import json
+import subprocess
+import sys
 from dataclasses import FrozenInstanceError
 from decimal import ROUND_HALF_UP, Decimal
 from fractions import Fraction
@@ -123,6 +125,16 @@ def test_macs_agree_with_two_other_counters(network):
     assert macs > 10**6
     assert macs == counter.get_total_flops() / 2
     assert macs == sum(on_cpu[name] for name in MAC_OPERATORS)
+
+
+def test_shapes_alone_do_not_cost_the_seconds_of_pytorchs_compiler():
+    code = (
+        "import sys; from fractions import Fraction; from crowdrt.models import NETWORKS\n"
+        "from crowdrt.export.complexity import complexity\n"
+        "for name in NETWORKS: complexity(name, Fraction(1, 8), (384, 512))\n"
+        "assert 'torch' in sys.modules and 'torch._dynamo' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_macs_grow_with_the_area():
