@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from crowdrt.errors import WeightsError
 
 Shapes = Mapping[str, tuple[int, ...]]
+BATCHES_SEEN = ".num_batches_tracked"  # batch norm counts them in an integer
 SHOWN = 3  # offending names in a message; the rest is counted
 
 FITTING = "give the network and the width that the file was made for: --network and --width"
@@ -49,6 +50,8 @@ def check_shapes(found: Shapes, expected: Shapes, *, source: str) -> None:
 def check_finite(tensors: Mapping[str, Tensor], *, source: str) -> None:
     """Refuse weights that are not floating point, or hold NaN or infinity."""
     for name, tensor in tensors.items():
+        if name.endswith(BATCHES_SEEN):
+            continue
         if not tensor.is_floating_point():
             raise WeightsError(
                 f"{source}: {name} has dtype {tensor.dtype}, not floating point",
