@@ -11,7 +11,8 @@ from crowdrt.errors import RecipeError
 if TYPE_CHECKING:
     from crowdrt.models.network import Network
 
-NETWORKS = ("csrnet", "bl", "sanet", "mcnn", "can", "dssinet", "deepcount")
+DENSITY_NETWORKS = ("csrnet", "bl", "sanet", "mcnn", "can", "dssinet")  # a map, at any size
+NETWORKS = (*DENSITY_NETWORKS, "deepcount", "dsla")
 TRAINING_FORMS = ("skt",)  # a network with what only its training needs beside it
 
 
@@ -59,6 +60,10 @@ def build_model(network: str, width: Fraction = Fraction(1)) -> "Network":
             from crowdrt.models.deepcount import DeepCount
 
             return DeepCount(width)
+        case "dsla":
+            from crowdrt.models.dsla import DSLA
+
+            return DSLA(width)
         case _:
             raise RecipeError(
                 f"network {network!r} is unknown", fix=f"choose from {', '.join(NETWORKS)}"

@@ -22,10 +22,17 @@ from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from crowdrt.console import progress_bar, say
-from crowdrt.contracts import MIN_SIDE_PX, Artifact, Preprocessing, Sample, TrainingConfig
+from crowdrt.contracts import (
+    DENSITY,
+    MIN_SIDE_PX,
+    Artifact,
+    Preprocessing,
+    Sample,
+    TrainingConfig,
+)
 from crowdrt.errors import TrainingError
 from crowdrt.manifest import fingerprint, manifest_path, reusable, write_manifest, write_whole
-from crowdrt.models import build_model
+from crowdrt.models import DENSITY_NETWORKS, build_model
 from crowdrt.models.network import Network, Normalise, fold_blocks
 from crowdrt.models.weights import save_weights
 from crowdrt.training.batch_norm import AddedNorm, add_batch_norm
@@ -51,6 +58,21 @@ class TrainingSet:
     validation: tuple[Sample, ...]
 
 
+def check_answer(network: str, model: Network) -> None:
+    """Refuse a network that answers no density map of whatever image it is given.
+
+    Raises:
+        TrainingError: it counts without a map, takes one size only, or detects.
+    """
+    if model.output_names != (DENSITY,) or model.fixed_size is not None:
+        raise TrainingError(
+            f"{network} does not learn from density maps of crops, which is all that is trained "
+            "here so far",
+            fix=f"train one of {', '.join(DENSITY_NETWORKS)}, or import trained weights: "
+            f"crowdrt import checkpoint.pth --network {network} -o {network}.safetensors",
+        )
+
+
 class Run:
     """One network being trained: its modules, its optimizer and where it stands."""
 
@@ -59,6 +81,7 @@ class Run:
         torch.manual_seed(config.seed)
         self.fabric = Fabric(accelerator="auto", devices=1, precision="bf16-mixed")
         model = build_model(network, width)
+        check_answer(network, model)
         check_crop(config.crop_px, model.preprocessing)
         self.preprocessing = model.preprocessing
         self.normalise = Normalise(model.preprocessing).to(self.fabric.device)

@@ -18,7 +18,7 @@ from crowdrt.contracts import IMAGENET
 from crowdrt.errors import ExportError, RecipeError
 from crowdrt.export.complexity import MAC_OPERATORS, complexity, count, count_macs
 from crowdrt.export.paper_accounting import count_paper_flops
-from crowdrt.models import NETWORKS, build_model
+from crowdrt.models import DENSITY_NETWORKS, NETWORKS, build_model
 from crowdrt.models.mcnn import MCNN
 from crowdrt.models.network import Network
 
@@ -113,8 +113,8 @@ def test_one_row_as_json():
 @pytest.mark.parametrize("network", NETWORKS)
 def test_macs_agree_with_two_other_counters(network):
     """PyTorch's own counter, and fvcore on the CPU without the detour to the meta device."""
-    height, width = 64, 96
     model = build_model(network, Fraction(1, 8)).eval()
+    height, width = model.fixed_size or (64, 96)
     image = torch.randn(1, model.preprocessing.num_channels, height, width)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(image)
@@ -276,7 +276,7 @@ def test_hooks_are_gone_afterwards():
     assert not module._forward_hooks
 
 
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("network", [*DENSITY_NETWORKS, "deepcount"])
 def test_an_image_too_small_is_refused_with_the_fix(network):
     with pytest.raises(ExportError, match=r"cannot run at 1x2") as caught:
         complexity(network, FULL, (1, 2))

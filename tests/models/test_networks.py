@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crowdrt.errors import RecipeError
-from crowdrt.models import NETWORKS, build_model
+from crowdrt.models import DENSITY_NETWORKS, NETWORKS, build_model
 from crowdrt.models.mcnn import MCNN
 from crowdrt.models.network import Network
 from crowdrt.models.scaling import scaled
@@ -26,6 +26,7 @@ PARAMETERS = {  # design/NETWORKS.md section 2, worked out from the papers
     ("mcnn", Fraction(1)): 127_953,
     ("can", Fraction(1)): 18_103_489,
     ("dssinet", Fraction(1)): 8_857_788,
+    ("dsla", Fraction(1)): 32_115_532,
 }
 
 # DSSINet reads stages 2 and 3 before their last activation only; the papers count the slopes.
@@ -59,7 +60,7 @@ def test_rgb_mcnn_has_the_parameters_that_papers_compare():
     assert MCNN().preprocessing.num_channels == 1  # the class's own stays grey
 
 
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("network", DENSITY_NETWORKS)
 @pytest.mark.parametrize("width", [Fraction(1), Fraction(1, 4), Fraction(1, 8)], ids=str)
 def test_a_fresh_network_carries_signal(network, width):
     worst = 9.9
@@ -88,7 +89,7 @@ def test_pytorchs_own_initialisation_carries_no_signal():
     assert default.std() < ours.std() / 50
 
 
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("network", DENSITY_NETWORKS)
 def test_every_parameter_learns(network):
     torch.manual_seed(0)
     model = build_model(network, Fraction(1, 4))
@@ -102,7 +103,7 @@ def test_every_parameter_learns(network):
     assert still == SLEEPING.get(network, set())
 
 
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("network", DENSITY_NETWORKS)
 def test_the_map_is_the_image_over_the_density_stride(network):
     model = build_model(network, Fraction(1, 8)).eval()
     stride = model.preprocessing.stride

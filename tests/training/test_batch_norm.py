@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from crowdrt.export.deploy import deploy
-from crowdrt.models import NETWORKS, build_model
+from crowdrt.models import DENSITY_NETWORKS, build_model
 from crowdrt.models.layers import NormedConv
 from crowdrt.models.network import fold_blocks
 from crowdrt.training.batch_norm import add_batch_norm
@@ -45,7 +45,7 @@ def test_one_convolution_folds_exactly(bias):
     torch.testing.assert_close(block.fold()(image), before, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("network", DENSITY_NETWORKS)
 def test_folding_a_network_keeps_what_it_answers(network):
     model = add_batch_norm(build_model(network, EIGHTH))
     plain = build_model(network, EIGHTH)
@@ -63,7 +63,7 @@ def test_folding_a_network_keeps_what_it_answers(network):
     assert not any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
 
 
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("network", DENSITY_NETWORKS)
 def test_every_convolution_but_the_density_head_is_normalised(network):
     model = add_batch_norm(build_model(network, Fraction(1, 4)))  # none has one channel only
     convs = {name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)}

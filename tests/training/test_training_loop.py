@@ -12,7 +12,7 @@ import torch
 from crowdrt.contracts import TrainingConfig
 from crowdrt.errors import CrowdRTError, TrainingError
 from crowdrt.manifest import read_manifest, sha256_file
-from crowdrt.models import NETWORKS
+from crowdrt.models import DENSITY_NETWORKS, NETWORKS
 from crowdrt.models.weights import describe_weights, load_network
 from crowdrt.training import loop
 from crowdrt.training.crops import CropSource, SampleGroup
@@ -151,7 +151,7 @@ def test_a_lost_best_network_is_not_made_up(data, tmp_path, monkeypatch):
     assert "rm" in caught.value.fix
 
 
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("network", DENSITY_NETWORKS)
 def test_every_network_trains(data, tmp_path, network):
     artifact = tiny_run(data, tmp_path / "run", network=network)
     model, name, _ = load_network(artifact.path)
@@ -160,7 +160,14 @@ def test_every_network_trains(data, tmp_path, network):
     assert torch.isfinite(model(image)).all()
 
 
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("network", sorted(set(NETWORKS) - set(DENSITY_NETWORKS)))
+def test_a_network_without_a_map_is_refused_before_training(network):
+    with pytest.raises(TrainingError, match=f"{network} does not learn from density") as caught:
+        Run(network, NARROW, TINY)
+    assert "csrnet" in caught.value.fix
+
+
+@pytest.mark.parametrize("network", DENSITY_NETWORKS)
 def test_a_target_has_the_size_of_the_answer_and_keeps_its_count(data, network):
     """SANet's map reaches 3.5 px over every border of its input; its target must do so too."""
     run = Run(network, NARROW, TINY)
