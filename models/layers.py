@@ -62,4 +62,5 @@ def start_positive(head: nn.Module) -> None:
     """
     with torch.no_grad():
         for parameter in head.parameters():
-            parameter.abs_()
+            if not parameter.is_meta:
+                parameter.abs_()
