@@ -17,6 +17,7 @@ from crowdrt.benchmarks.printed import (
 from crowdrt.console import show_table, tell
 from crowdrt.contracts import Size
 from crowdrt.errors import RecipeError
+from crowdrt.pipeline.deepcount_tables import deepcount_3, deepcount_6, deepcount_7
 
 SWAPPED = (
     "comes out with height and width exchanged, as the printed row must have been worked out; "
@@ -94,6 +95,9 @@ TABLES: Mapping[str, Callable[[], list[Cell]]] = {
     "skt-1": skt_1,
     "skt-2": skt_2,
     "skt-8": skt_8,
+    "deepcount-3": deepcount_3,
+    "deepcount-6": deepcount_6,
+    "deepcount-7": deepcount_7,
 }
 
 
