@@ -4,6 +4,7 @@ Pillow and numpy only, so that a board without plotting libraries can draw it.
 """
 
 import io
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -59,17 +60,27 @@ def draw_overlay(
         annotated: the annotated count, if there is one.
         label: which engine counted, at the right of the caption.
     """
-    height, width = photograph.shape[1:]
-    scale = min(MAX_SIDE_PX / max(height, width), max(1.0, MIN_WIDTH_PX / width))
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    photo = Image.fromarray(photograph.transpose(1, 2, 0)).resize(size, Image.Resampling.LANCZOS)
-    density = _per_pixel(prediction, (height, width)).resize(size, Image.Resampling.BILINEAR)
+    photo, scale = drawn_photograph(photograph)
+    per_pixel = _per_pixel(prediction, (photograph.shape[1], photograph.shape[2]))
+    density = per_pixel.resize(photo.size, Image.Resampling.BILINEAR)
     people = np.maximum(np.asarray(density), 0)
     top = float(np.quantile(people, 0.998))
     picture = _heated(photo, people / top if top > 0 else people)
     if heads is not None:
         _draw_rings(picture, heads * scale)
-    return _with_caption(picture, prediction.count, annotated, label, top_density=top)
+    said = f"{prediction.count:,.0f} counted"
+    caption = with_caption(picture, said, prediction.count, annotated)
+    _draw_scale(caption, top, label)
+    return caption.framed
+
+
+def drawn_photograph(photograph: UInt8Image) -> tuple[Image.Image, float]:
+    """Return (3, H, W) RGB at the size of an overlay, and how much larger that is."""
+    height, width = photograph.shape[1:]
+    scale = min(MAX_SIDE_PX / max(height, width), max(1.0, MIN_WIDTH_PX / width))
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    photo = Image.fromarray(photograph.transpose(1, 2, 0))
+    return photo.resize(size, Image.Resampling.LANCZOS), scale
 
 
 def save_overlay(picture: Image.Image, path: Path) -> None:
@@ -125,10 +136,19 @@ def _draw_rings(picture: Image.Image, heads: npt.NDArray[np.float32]) -> None:
     picture.paste((255, 255, 255), mask=mask.resize(picture.size, Image.Resampling.BOX))
 
 
-def _with_caption(
-    picture: Image.Image, count: float, annotated: int | None, label: str, *, top_density: float
-) -> Image.Image:
-    """Add the bar below: the two counts on the left, the colours' meaning on the right."""
+@dataclass(frozen=True, kw_only=True)
+class Caption:
+    """The bar below a picture, with room for a legend at the right of what it says."""
+
+    framed: Image.Image  # picture and bar
+    pen: ImageDraw.ImageDraw
+    small: ImageFont.FreeTypeFont | ImageFont.ImageFont
+    text_px: int
+    middle: float  # of the bar, pixels from the top
+
+
+def with_caption(picture: Image.Image, said: str, count: float, annotated: int | None) -> Caption:
+    """Add the bar below, with what was counted, what was annotated, and the difference."""
     text_px = max(15, round(picture.width / 44))
     bar_px = round(text_px * 3.6)
     framed = Image.new("RGB", (picture.width, picture.height + bar_px), BAR)
@@ -136,15 +156,13 @@ def _with_caption(
     pen = ImageDraw.Draw(framed)
     large, small = ImageFont.load_default(text_px * 1.5), ImageFont.load_default(text_px * 0.8)
     left, middle = text_px, picture.height + bar_px / 2
-    counted = f"{count:,.0f} counted"
-    pen.text((left, middle), counted, BRIGHT, large, anchor="lm")
-    left += int(pen.textlength(counted, large)) + text_px
+    pen.text((left, middle), said, BRIGHT, large, anchor="lm")
+    left += int(pen.textlength(said, large)) + text_px
     if annotated is not None:
         colour = GOOD if abs(count - annotated) <= GOOD_RATIO * annotated else POOR
         pen.text((left, middle - text_px * 0.1), f"{annotated:,} annotated", FAINT, small, "lb")
         pen.text((left, middle + text_px * 0.1), _error(count, annotated), colour, small, "lt")
-    _draw_scale(framed, pen, small, text_px, middle, top_density, label)
-    return framed
+    return Caption(framed=framed, pen=pen, small=small, text_px=text_px, middle=middle)
 
 
 def _error(count: float, annotated: int) -> str:
@@ -153,22 +171,15 @@ def _error(count: float, annotated: int) -> str:
     return f"{difference:+,.0f}{share}"
 
 
-def _draw_scale(
-    framed: Image.Image,
-    pen: ImageDraw.ImageDraw,
-    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
-    text_px: int,
-    middle: float,
-    top_density: float,
-    label: str,
-) -> None:
+def _draw_scale(caption: Caption, top_density: float, label: str) -> None:
     """Draw the colour scale: people per 100 x 100 pixels of the photograph."""
+    pen, font, text_px = caption.pen, caption.small, caption.text_px
     width, height = text_px * 7, max(4, text_px // 2)
-    right, top = framed.width - text_px, round(middle + text_px * 0.25)
+    right, top = caption.framed.width - text_px, round(caption.middle + text_px * 0.25)
     strip = heat(np.linspace(0, 1, width, dtype=np.float32))[None].repeat(height, axis=0)
     peak = f"{significant(top_density * 1e4)} per 100x100 px"
     start = right - int(pen.textlength(peak, font)) - text_px // 2 - width
-    framed.paste(Image.fromarray(strip), (start, top))
+    caption.framed.paste(Image.fromarray(strip), (start, top))
     pen.text((start - text_px // 2, top + height / 2), "0", FAINT, font, anchor="rm")
     pen.text((right, top + height / 2), peak, FAINT, font, anchor="rm")
-    pen.text((right, middle - text_px * 0.2), label, FAINT, font, anchor="rb")
+    pen.text((right, caption.middle - text_px * 0.2), label, FAINT, font, anchor="rb")
