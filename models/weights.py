@@ -5,13 +5,10 @@ read by `crowdrt.models.importers`.
 """
 
 import json
-import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,31 +17,13 @@ from crowdrt.contracts import METADATA_KEY, Artifact
 from crowdrt.errors import WeightsError
 from crowdrt.lazy import require
 from crowdrt.manifest import write_manifest, write_whole
-from crowdrt.models import NETWORKS, TRAINING_FORMS, build_model
+from crowdrt.models import build_model
 from crowdrt.models.importers import import_checkpoint, import_mcnn
 from crowdrt.models.network import Network
 from crowdrt.models.tensors import check_finite, check_shapes, fill, shapes
+from crowdrt.models.weights_info import FORMAT, SafetensorsFile, opened, read_info
 
 __all__ = ["import_checkpoint", "import_mcnn", "load_into", "load_network", "save_weights"]
-
-FORMAT = 1
-WIDTH = re.compile(r"1|[1-9]\d?/[1-9]\d?")  # Fraction("1e999999999") would never return
-NOT_OURS = (
-    "give a file that crowdrt train or save_weights wrote; a PyTorch checkpoint is read by "
-    "crowdrt.models.weights.import_checkpoint"
-)
-
-
-@dataclass(frozen=True)
-class WeightsInfo:
-    """What a weights file says of itself."""
-
-    network: str
-    width: Fraction
-    facts: Mapping[str, Any]
-
-    def __str__(self) -> str:
-        return f"{self.network} at width {self.width}"
 
 
 def save_weights(
@@ -97,12 +76,6 @@ def load_network(path: Path) -> tuple[Network, str, Fraction]:
     return model.eval(), info.network, info.width
 
 
-def describe_weights(path: Path) -> WeightsInfo:
-    """Return which network and width `path` belongs to, without loading its tensors."""
-    with opened(path) as file:
-        return read_info(file, source=path)
-
-
 def load_into(model: nn.Module, path: Path, *, network: str, width: Fraction) -> None:
     """Fill `model`, which is `network` at `width`.
 
@@ -121,60 +94,7 @@ def load_into(model: nn.Module, path: Path, *, network: str, width: Fraction) ->
         fill(model, read_tensors(file, model, source=path), source=str(path))
 
 
-class SafetensorsFile(Protocol):
-    """What is used of safetensors' open file, which has no type annotations."""
-
-    def metadata(self) -> Mapping[str, str] | None: ...
-    def keys(self) -> list[str]: ...
-    def get_slice(self, name: str) -> Any: ...
-    def get_tensor(self, name: str) -> Tensor: ...
-
-
-@contextmanager
-def opened(path: Path) -> Iterator["SafetensorsFile"]:
-    """Yield the open safetensors file; whatever is wrong with it becomes a WeightsError."""
-    safetensors = require("safetensors", extra="train")
-    if not path.is_file():
-        raise WeightsError(
-            f"{path} does not exist or is no file", fix="check --weights; look with: ls weights"
-        )
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            yield file
-    except (OSError, ValueError, safetensors.SafetensorError) as error:
-        raise WeightsError(
-            f"{path} is damaged or no safetensors file: {error}",
-            fix=f"copy or download it again; if that does not help, {NOT_OURS}",
-        ) from error
-
-
-def read_info(file: "SafetensorsFile", *, source: Path) -> WeightsInfo:
-    """Read and check what the file says of itself."""
-    try:
-        document = json.loads((file.metadata() or {})[METADATA_KEY])
-        version, network, width = (document[key] for key in ("format", "network", "width"))
-        facts = dict(document["facts"])
-        known = network in (*NETWORKS, *TRAINING_FORMS) and WIDTH.fullmatch(width) is not None
-        info = WeightsInfo(network, Fraction(width), facts) if known else None
-    except (KeyError, TypeError, ValueError, ZeroDivisionError, RecursionError) as error:
-        raise WeightsError(
-            f"{source} does not say which network it belongs to", fix=NOT_OURS
-        ) from error
-    if version != FORMAT:
-        raise WeightsError(
-            f"{source} has weights format {version!r}; this crowdrt reads format {FORMAT}",
-            fix="pip install --upgrade crowdrt",
-        )
-    if info is None or not 0 < info.width <= 1:
-        raise WeightsError(
-            f"{source} names network {network!r} at width {width!r}, which this crowdrt cannot "
-            "build",
-            fix=f"use a network of {', '.join(NETWORKS)} at a width such as 1 or 1/4",
-        )
-    return info
-
-
-def read_tensors(file: "SafetensorsFile", model: nn.Module, *, source: Path) -> dict[str, Tensor]:
+def read_tensors(file: SafetensorsFile, model: nn.Module, *, source: Path) -> dict[str, Tensor]:
     """Read the tensors that `model` needs, after the header has proved that they fit."""
     found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     check_shapes(found, shapes(model), source=str(source))

@@ -113,7 +113,7 @@ def origin_of_network(
             fix=f"choose a network from {', '.join(NETWORKS)}, or see: crowdrt recipes",
         )
     if path is not None:
-        from crowdrt.models.weights import describe_weights
+        from crowdrt.models.weights_info import describe_weights
 
         found = describe_weights(path)
         return Origin(network=network, width=width or found.width, weights=path)

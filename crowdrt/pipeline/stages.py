@@ -161,7 +161,7 @@ def open_any(path: Path, store: Path | None, *, num_threads: int = 0) -> Engine:
     """
     if path.suffix == ".safetensors":
         require("torch", extra="train")
-        from crowdrt.models.weights import describe_weights
+        from crowdrt.models.weights_info import describe_weights
 
         found = describe_weights(path)
         return open_eager(found.network, found.width, path, num_threads)

@@ -60,7 +60,7 @@ def test_import_of_arrays_and_checkpoints(crowdrt, tmp_path, tiny):
     import torch
 
     from crowdrt.models import build_model
-    from crowdrt.models.weights import describe_weights
+    from crowdrt.models.weights_info import describe_weights
 
     torch.save(build_model("csrnet", Fraction(1, 16)).state_dict(), tmp_path / "old.pth")
     out = tmp_path / "new.safetensors"

@@ -85,6 +85,17 @@ def test_equal_weights_are_equal_files_in_another_process(written, tmp_path):
     assert again.read_bytes() == written.read_bytes()
 
 
+def test_a_file_is_described_without_pytorch(written):
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from crowdrt.models.weights_info import describe_weights\n"
+        "print(describe_weights(Path(sys.argv[1])), 'torch' in sys.modules)"
+    )
+    command = [sys.executable, "-c", code, str(written)]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert said == "mcnn at width 1/8 False\n"
+
+
 def test_load_into_fills_the_model_it_is_given(model, written):
     other = build_model("mcnn", EIGHTH)
     load_into(other, written, network="mcnn", width=EIGHTH)
@@ -160,6 +171,7 @@ def test_a_foreign_safetensors_is_refused(written):
         {"network": ["mcnn"]},
         {"width": "3/2"},
         {"width": "1/0"},
+        {"width": "1/100"},
         {"width": "1e999999999"},  # as a number it would never be done
         {"width": 0.125},
         {"width": "1" * 10_000},

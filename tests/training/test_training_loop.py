@@ -13,7 +13,8 @@ from crowdrt.contracts import TrainingConfig
 from crowdrt.errors import CrowdRTError, TrainingError
 from crowdrt.manifest import read_manifest, sha256_file
 from crowdrt.models import DENSITY_NETWORKS, NETWORKS
-from crowdrt.models.weights import describe_weights, load_network
+from crowdrt.models.weights import load_network
+from crowdrt.models.weights_info import describe_weights
 from crowdrt.training import loop
 from crowdrt.training.crops import CropSource, SampleGroup
 from crowdrt.training.evaluate import count_errors
