@@ -11,7 +11,8 @@ costs nothing. Two counters, because the printed "FLOPs" of crowd-counting paper
 Nothing is silently zero: an operator or a module that neither counter knows is an error.
 """
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from types import MappingProxyType
@@ -163,6 +164,17 @@ class TraceableConvolutions(TorchFunctionMode):
         return self.FORMS.get(func, func)(*args, **(kwargs or {}))
 
 
+def matmul_macs(inputs: Sequence[Any], outputs: Sequence[Any]) -> int:
+    """Count a matrix product in a traced graph; fvcore forgets the batch that shares a matrix.
+
+    Args:
+        inputs: graph values of shapes (..., n, k) and (..., k, m).
+        outputs: one graph value of shape (..., n, m).
+    """
+    inner: int = inputs[0].type().sizes()[-1]
+    return math.prod(outputs[0].type().sizes()) * inner
+
+
 def count_macs(model: nn.Module, image: Tensor) -> int:
     """Return the multiply-accumulates of convolutions and matrix products, by fvcore.
 
@@ -171,6 +183,7 @@ def count_macs(model: nn.Module, image: Tensor) -> int:
     """
     fvcore = require("fvcore.nn", extra="train")
     analysis = fvcore.FlopCountAnalysis(model, image)
+    analysis.set_op_handle("aten::matmul", matmul_macs)
     analysis.set_op_handle(**dict.fromkeys(NO_MACS))  # None: known, and no MACs
     analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
     with torch.no_grad(), TraceableConvolutions():
