@@ -2,11 +2,13 @@
 
 import copy
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from crowdrt.contracts import COUNT, DENSITY, Preprocessing
+from crowdrt.contracts import COUNT, DENSITY, Feeds, Preprocessing
 from crowdrt.errors import ParityError
+from crowdrt.export.difference import differences
 from crowdrt.models.network import Network, Normalise, fold_blocks
 
 MAX_CHANGE = 1e-4  # of the largest output; folding rounds differently, and no more
@@ -34,33 +36,33 @@ def deploy(model: Network, image: Tensor) -> Network:
     both = torch.cat([image, -image])  # so that a single number, too, has to vary
     with torch.no_grad():
         before, after = outputs_of(trained, both), outputs_of(shipped, both)
-    for name in before:
-        _prove_unchanged(f"{type(model).__name__}'s {name}", before[name], after[name])
+    _prove_unchanged(type(model).__name__, before, after)
     return shipped
 
 
-def outputs_of(network: Network, image: Tensor) -> dict[str, Tensor]:
+def outputs_of(network: Network, image: Tensor) -> Feeds:
     """Run a network and return its outputs by name."""
     answer = network(image)
     answers = answer if isinstance(answer, tuple) else (answer,)
-    return dict(zip(network.output_names, answers, strict=True))
+    arrays = [each.detach().numpy() for each in answers]
+    return dict(zip(network.output_names, arrays, strict=True))
 
 
-def _prove_unchanged(name: str, before: Tensor, after: Tensor) -> None:
-    if not before.is_floating_point():
-        return
-    scale = before.abs().max().item()
-    if not before.std().item() > 1e-6 * scale:  # also true for NaN
-        raise ParityError(
-            f"{name} is the same everywhere, so deploying cannot be checked",
-            fix="load trained weights, or deploy with an image that is not uniform",
-        )
-    change = (before - after).abs().max().item() / scale
-    if not change <= MAX_CHANGE:
-        raise ParityError(
-            f"by deploying, {name} moved by {change:.1%}",
-            fix="run each block before and after fold(); the first that differs is the culprit",
-        )
+def _prove_unchanged(network: str, before: Feeds, after: Feeds) -> None:
+    for name, values in before.items():
+        scale = float(np.abs(values).max())
+        varies = float(values.std()) > 1e-6 * scale  # not NaN either
+        if not varies and np.issubdtype(values.dtype, np.floating):
+            raise ParityError(
+                f"{network}'s {name} is the same everywhere, so deploying cannot be checked",
+                fix="load trained weights, or deploy with an image that is not uniform",
+            )
+    for name, found in differences(before, after, MAX_CHANGE).items():
+        if not found.relative <= MAX_CHANGE:
+            raise ParityError(
+                f"by deploying, {network}'s {name} moved by {found.relative:.1%}",
+                fix="run each block before and after fold(); the first that differs is the culprit",
+            )
 
 
 class ShippedNetwork(nn.Module):

@@ -9,10 +9,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from crowdrt.contracts import COUNT, DENSITY, Feeds, Preprocessing, Size, UInt8Image
+from crowdrt.contracts import COUNT, Feeds, Preprocessing, Size, UInt8Image
 from crowdrt.engines.ort import OrtEngine
 from crowdrt.errors import ParityError
 from crowdrt.export.deploy import ShippedNetwork
+from crowdrt.export.difference import differences
 from crowdrt.models.network import Network
 from crowdrt.onnx_file import graph_info
 
@@ -44,8 +45,8 @@ def prove_parity(
         model: the deployed network that was exported.
         onnx_path: an FP32 export of it.
         images: (N, C, H, W) uint8, padded to the stride; sizes may differ.
-        rtol: allowed difference, relative to the output's largest value on the image; for the
-            count beside a density map, relative to the sum of absolute densities.
+        rtol: allowed difference, relative to the output's largest value on the image; see
+            `crowdrt.export.difference` for counts and detections.
 
     Raises:
         ParityError: the two differ by more, or PyTorch's answer does not vary and proves nothing.
@@ -83,40 +84,24 @@ def _compare(
     """Return the largest differences: absolute of the first output, relative of any, people."""
     height, width = image.shape[2:]
     where = f"at {height}x{width} px"
-    relative = {}
     for name, values in expected.items():
         if got[name].shape != values.shape:
             raise ParityError(
                 f"{where} the ONNX file answers {name} {got[name].shape}, PyTorch {values.shape}",
                 fix="export with a fixed size: --size HEIGHTxWIDTH",
             )
-        relative[name] = _relative(name, expected, got)
-    off = float(np.abs(got[COUNT] - expected[COUNT]).max()) if COUNT in expected else 0.0
-    if not all(value <= rtol for value in relative.values()):  # also true for NaN
-        parts = ", ".join(f"{name} by {value:.2%}" for name, value in relative.items())
-        people = f", {off:.3g} people" if COUNT in expected else ""
+    found = differences(expected, got, rtol)
+    off = found[COUNT].absolute if COUNT in found else 0.0
+    if not all(each.relative <= rtol for each in found.values()):  # also true for NaN
+        parts = ", ".join(f"{name} by {each.relative:.2%}" for name, each in found.items())
+        people = f", {off:.3g} people" if COUNT in found else ""
         raise ParityError(
             f"{where} the ONNX file differs from PyTorch: {parts} of its largest value{people} "
             f"(allowed: {rtol:.2%})",
             fix="export with another --opset, or a fixed --size, and compare again",
         )
     first = next(iter(expected))
-    max_abs = float(np.abs(got[first] - expected[first]).max())
-    return max_abs, max(relative.values()), off
-
-
-def _relative(name: str, expected: Mapping[str, FloatArray], got: Feeds) -> float:
-    """Return the largest difference of an output, relative to what its size is worth.
-
-    A count beside its map is a sum in which values may cancel, so it is held against the sum of
-    absolute densities.
-    """
-    values = expected[name].astype(np.float64)
-    off = np.abs(got[name].astype(np.float64) - values)
-    scale: Any = np.abs(values).max()
-    if name == COUNT and DENSITY in expected:
-        scale = np.abs(expected[DENSITY]).sum(axis=(1, 2, 3), dtype=np.float64)
-    return float((off / np.maximum(scale, 1e-12)).max())
+    return found[first].absolute, max(each.relative for each in found.values()), off
 
 
 def _check_variation(

@@ -3,8 +3,10 @@
 import contextlib
 import io
 import logging
+import os
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 
 
 @contextlib.contextmanager
@@ -18,8 +20,26 @@ def quiet() -> Iterator[None]:
             warnings.catch_warnings(),
             contextlib.redirect_stdout(sink),
             contextlib.redirect_stderr(sink),
+            descriptor_to_nowhere(2),
         ):
             warnings.simplefilter("ignore")
             yield
     finally:
         logging.disable(level)
+
+
+@contextlib.contextmanager
+def descriptor_to_nowhere(descriptor: int) -> Iterator[None]:
+    """Drop what libraries that are no Python write: onnxsim warns of what it did not fold yet."""
+    try:
+        kept = os.dup(descriptor)
+    except OSError:  # closed: nothing can be written
+        yield
+        return
+    try:
+        with Path(os.devnull).open("wb") as nowhere:
+            os.dup2(nowhere.fileno(), descriptor)
+        yield
+    finally:
+        os.dup2(kept, descriptor)
+        os.close(kept)

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-import numpy as np
 import onnx
 
 from crowdrt.contracts import Feeds
 from crowdrt.engines.ort import OrtEngine
+from crowdrt.export.difference import differences
 from crowdrt.export.quiet import quiet
 from crowdrt.lazy import require
 
@@ -89,10 +89,7 @@ def _changed_output(
 ) -> str | None:
     before, after = OrtEngine(model.SerializeToString()), OrtEngine(simpler.SerializeToString())
     for feeds in probes:
-        was, now = before.run(feeds), after.run(feeds)
-        for name, value in was.items():
-            scale = float(np.abs(value).max())
-            change = float(np.abs(value - now[name]).max())
-            if not change <= RTOL * max(scale, 1e-12):
-                return f"onnxsim changed {name} by {change:.3g} where it is at most {scale:.3g}"
+        for name, found in differences(before.run(feeds), after.run(feeds), RTOL).items():
+            if not found.relative <= RTOL:
+                return f"onnxsim changed {name} by {found.relative:.2g} of its largest value"
     return None
