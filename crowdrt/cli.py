@@ -13,8 +13,10 @@ import typer
 from crowdrt import __version__
 from crowdrt.console import out, tell
 from crowdrt.contracts import CalibrationConfig, Size, parse_size, parse_width
+from crowdrt.detect import detect
 from crowdrt.entry import Verbs, emit, run_app
 from crowdrt.errors import RecipeError
+from crowdrt.options import AsJson, Data, Sizes, Store, Threads
 
 app = typer.Typer(
     name="crowdrt",
@@ -24,20 +26,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
-Store = Annotated[
-    Path | None,
-    typer.Option(help="Engine store; default $CROWDRT_STORE, else the user's cache folder."),
-]
-Threads = Annotated[int, typer.Option(min=0, help="Threads; 0 takes every core.")]
-Sizes = Annotated[
-    list[str] | None, typer.Option("--size", help="HEIGHTxWIDTH in pixels; may be repeated.")
-]
-Data = Annotated[
-    Path | None,
-    typer.Option(help="ShanghaiTech, or any folder of photographs. Default: generated crowds."),
-]
 
 
 def main() -> None:
@@ -299,6 +287,9 @@ def count(
         emit(rows)
     else:
         show_counts(rows)
+
+
+app.command()(detect)
 
 
 @app.command()

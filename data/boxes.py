@@ -5,7 +5,7 @@ from pathlib import Path
 
 from crowdrt.contracts import BoxSample
 from crowdrt.data.coco import PERSON, coco
-from crowdrt.data.crowdhuman import BoxKind, crowdhuman
+from crowdrt.data.crowdhuman import KEYS, BoxKind, crowdhuman
 from crowdrt.data.datasets import refuse_choice
 from crowdrt.data.images import SUFFIXES, check_file, images_in, list_images, opening
 from crowdrt.data.mot import SEQINFO, mot_sequence
@@ -23,6 +23,12 @@ class BoxOptions:
     box: BoxKind = "full"  # CrowdHuman
     category: str = PERSON  # COCO
     min_visibility: float = 0.0  # MOT: people less visible need not be found
+
+    def __post_init__(self) -> None:
+        if self.box not in KEYS:
+            raise DataError(
+                f"CrowdHuman has no {self.box!r} boxes", fix=f"choose from {', '.join(KEYS)}"
+            )
 
 
 DEFAULT = BoxOptions()

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from crowdrt.contracts import Preprocessing, UInt8Image
 from crowdrt.data.images import read_image
@@ -37,3 +38,24 @@ def pad_to_stride(image: UInt8Image, preprocessing: Preprocessing) -> UInt8Image
 def load_feed(path: Path, preprocessing: Preprocessing) -> UInt8Image:
     """Read a photograph as a network's input: (1, C, H, W) uint8, padded to the stride."""
     return pad_to_stride(read_image(path, preprocessing.channels), preprocessing)[np.newaxis]
+
+
+def resize_short_side(image: UInt8Image, short_side_px: int, *, long_side_px: int) -> UInt8Image:
+    """Scale an image until its short side has this many pixels, or its long side its limit.
+
+    Both sides by the same factor, up to rounding; bilinear, over all the pixels that become one.
+    Detectors are published with such sizes. Nothing that counts is resized: it changes counts.
+
+    Args:
+        image: (C, H, W).
+        short_side_px: wanted.
+        long_side_px: never exceeded.
+
+    Returns:
+        (C, H', W'), C-contiguous.
+    """
+    height, width = image.shape[1:]
+    scale = min(short_side_px / min(height, width), long_side_px / max(height, width))
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    planes = (Image.fromarray(p).resize(size, Image.Resampling.BILINEAR) for p in image)
+    return np.stack([np.asarray(plane) for plane in planes])

@@ -1,0 +1,150 @@
+"""People on photographs: boxed, shown, and held against the boxes that people drew."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+from rich.text import Text
+
+from crowdrt.benchmarks.boxes import (
+    BoxPrediction,
+    at_least,
+    detect_people,
+    detector_info,
+    evaluated,
+)
+from crowdrt.benchmarks.boxes_overlay import draw_boxes
+from crowdrt.benchmarks.detection import DetectionQuality, detection_quality
+from crowdrt.benchmarks.overlay import save_overlay
+from crowdrt.console import show_table, tell, track
+from crowdrt.contracts import BoxSample, Detections
+from crowdrt.data.boxes import BoxOptions, open_box_samples
+from crowdrt.data.coco import PERSON
+from crowdrt.data.images import read_image
+from crowdrt.engines.base import Engine
+from crowdrt.pipeline.counting import distinct
+from crowdrt.pipeline.stages import open_any
+
+PIXEL_DIGITS, SCORE_DIGITS = 2, 4  # behind the point, in JSON
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What `crowdrt detect` is asked for, beside the engine and the photographs."""
+
+    min_score: float = 0.3  # from which on a detection counts as a person
+    short_side_px: int | None = None  # None leaves photographs as they are
+    overlay: Path | None = None
+    image_folder: Path | None = None  # of CrowdHuman and COCO
+    box: str = "full"  # CrowdHuman
+    category: str = PERSON  # COCO
+    min_visibility: float = 0.0  # MOT
+
+    @property
+    def reading(self) -> BoxOptions:
+        """What of the annotations is read."""
+        return BoxOptions(
+            images=self.image_folder,
+            box=self.box,  # type: ignore[arg-type]
+            category=self.category,
+            min_visibility=self.min_visibility,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Detected:
+    """What the photographs hold, by an engine."""
+
+    rows: list[dict[str, Any]]  # image, boxes, scores, annotated (None where unknown)
+    quality: DetectionQuality | None  # over the annotated photographs and every score
+
+
+def detect_photographs(
+    engine_path: Path,
+    images: Sequence[Path],
+    request: Request,
+    *,
+    store: Path | None,
+    num_threads: int,
+) -> Detected:
+    """Box the people on every photograph named, in a folder or in an annotated set.
+
+    Nothing is drawn before every photograph was seen: one that cannot be read leaves no half of
+    the overlays behind.
+    """
+    samples = [sample for path in images for sample in open_box_samples(path, request.reading)]
+    engine = open_any(engine_path, store, num_threads=num_threads)
+    detector_info(engine)
+    predictions = [
+        detect_people(engine, sample.image, short_side_px=request.short_side_px)
+        for sample in track(samples, "detecting", total=len(samples))
+    ]
+    people = [at_least(each.detections, request.min_score) for each in predictions]
+    if request.overlay is not None:
+        draw_all(engine, samples, people, request.overlay)
+    return Detected(
+        rows=[as_row(sample, each) for sample, each in zip(samples, people, strict=True)],
+        quality=quality_of(samples, predictions),
+    )
+
+
+def quality_of(
+    samples: Sequence[BoxSample], predictions: Sequence[BoxPrediction]
+) -> DetectionQuality | None:
+    """Return the measures over the annotated photographs, if there are any with people."""
+    pairs = zip(predictions, samples, strict=True)
+    return detection_quality([evaluated(p, s) for p, s in pairs if s.boxes is not None])
+
+
+def draw_all(
+    engine: Engine, samples: Sequence[BoxSample], people: Sequence[Detections], folder: Path
+) -> None:
+    """Draw what `engine` saw on each photograph into `folder`."""
+    paths = [folder / f"{name}.boxes.jpg" for name in distinct([s.image.stem for s in samples])]
+    label = engine.info.precision.upper() if engine.info else ""
+    for k in track(range(len(samples)), "drawing", total=len(samples)):
+        photograph = read_image(samples[k].image, "rgb")
+        save_overlay(draw_boxes(photograph, people[k], samples[k], label=label), paths[k])
+
+
+def as_row(sample: BoxSample, people: Detections) -> dict[str, Any]:
+    """Return one photograph as `--json` prints it: boxes to a hundredth of a pixel."""
+    return {
+        "image": str(sample.image),
+        "boxes": np.round(people.boxes.astype(np.float64), PIXEL_DIGITS).tolist(),
+        "scores": np.round(people.scores.astype(np.float64), SCORE_DIGITS).tolist(),
+        "annotated": sample.annotated,
+    }
+
+
+def show_detections(detected: Detected) -> None:
+    """Print one line per photograph, and the measures where annotations are known."""
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column("photograph")
+    table.add_column("people", justify="right")
+    table.add_column("annotated", justify="right")
+    for row in detected.rows:
+        known = "" if row["annotated"] is None else str(row["annotated"])
+        table.add_row(Text(Path(row["image"]).name), str(len(row["boxes"])), known)
+    show_table(table)
+    if detected.quality is not None:
+        tell(describe_quality(detected.quality))
+
+
+def describe_quality(quality: DetectionQuality) -> str:
+    """Return the measures in one line, in percent as the papers print them."""
+    figures = [
+        ("AP", quality.ap50),
+        ("AP@[.5:.95]", quality.ap),
+        ("MR^-2", quality.mr2),
+        ("JI", quality.ji),
+        ("Recall", quality.recall),
+    ]
+    shown = ", ".join(f"{name} {100 * value:.1f}" for name, value in figures)
+    return (
+        f"{shown} % for {quality.num_people} people "
+        f"on {quality.num_images} annotated photographs, whatever the score"
+    )
