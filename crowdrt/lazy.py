@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import sys
 from types import ModuleType
 
 from crowdrt.errors import MissingDependencyError
@@ -12,6 +13,9 @@ TRAIN = ("torch", "safetensors", "lightning", "fvcore", "onnxsim", "onnxscript",
 # Read by ONNX Runtime when it loads: its Linux builds hold a reporter to its maker, which also
 # leaves a file in the folder for temporary files. Setting it to 0 lets it report.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+# OpenVINO reports to its maker whenever it is imported, and keeps an identifier in the user's home,
+# unless this package of its own cannot be imported.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 
 def require(module: str, *, extra: str) -> ModuleType:

@@ -10,6 +10,7 @@ from crowdrt.contracts import Feeds, GraphInfo, TensorSpec
 from crowdrt.errors import EngineError
 
 CHANNELS, HEIGHT, WIDTH = 1, 2, 3  # axes of an image input (N, C, H, W)
+PROBE_PX = 64
 
 
 class Engine(Protocol):
@@ -32,7 +33,7 @@ def open_engine(path: Path, *, num_threads: int = 0) -> Engine:
     """Load a built engine folder of the store, or an ONNX file as it is.
 
     Args:
-        path: `<store>/<key>-onnxruntime/`, or `model.onnx`.
+        path: `<store>/<key>-<engine>/`, or `model.onnx`, which ONNX Runtime runs.
         num_threads: 0 takes what the engine was built for, or every core.
 
     Raises:
@@ -46,6 +47,19 @@ def open_engine(path: Path, *, num_threads: int = 0) -> Engine:
     from crowdrt.engines.ort import OrtEngine
 
     return OrtEngine(path, num_threads=num_threads)
+
+
+def probe(engine: Engine) -> Feeds:
+    """Return noise in the shapes that an engine takes; free axes become small."""
+    rng = np.random.default_rng(0)
+    stride = 1 if engine.info is None else engine.info.preprocessing.stride
+    side = -(-PROBE_PX // stride) * stride
+    feeds = {}
+    for spec in engine.inputs:
+        free = (1, *[side] * (len(spec.shape) - 1))
+        shape = [axis if isinstance(axis, int) else free[i] for i, axis in enumerate(spec.shape)]
+        feeds[spec.name] = rng.integers(0, 256, shape).astype(spec.dtype)
+    return feeds
 
 
 def check_threads(num_threads: int) -> None:

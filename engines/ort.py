@@ -1,14 +1,18 @@
 """ONNX Runtime on the CPU: the default engine, and the one that needs no GPU."""
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import onnx
 
+from crowdrt.console import say
 from crowdrt.contracts import METADATA_KEY, Feeds, GraphInfo, TensorSpec
-from crowdrt.engines.base import check_feeds, check_threads
+from crowdrt.engines.base import check_feeds, check_threads, probe
 from crowdrt.engines.channels import with_fourth_channel
 from crowdrt.engines.machine import cpu_may_saturate
 from crowdrt.engines.normalisation import without_std
@@ -150,3 +154,44 @@ def spec_of(arg: Any) -> TensorSpec:
         for i, axis in enumerate(arg.shape)
     )
     return TensorSpec(name=arg.name, shape=shape, dtype=DTYPES.get(kind, kind))
+
+
+def write_optimised(onnx_path: Path, out: Path, num_threads: int) -> dict[str, Any]:
+    """Write the engine file of the store; return what its manifest says of it."""
+    engine = OrtEngine(onnx_path, num_threads=num_threads)
+    objection = _write(engine, onnx_path, out, num_threads)
+    if objection is not None:
+        say(f"{onnx_path.name}: stored as it is, to be optimised at each start: {objection}")
+        out.write_bytes(read_onnx(onnx_path).SerializeToString())
+    return {
+        "optimised": objection is None,
+        "objection": objection,
+        "config": engine.config,
+        "info": None if engine.info is None else asdict(engine.info),
+    }
+
+
+def _write(engine: OrtEngine, onnx_path: Path, out: Path, num_threads: int) -> str | None:
+    """Write the optimised graph to `out`; say what is wrong with it, if anything."""
+    try:
+        save_optimised(onnx_path, out, num_threads=num_threads, config=engine.config)
+        saved = OrtEngine(
+            out.read_bytes(), num_threads=num_threads, optimise=False, config=engine.config
+        )
+        feeds = probe(engine)
+        before, after = engine.run(feeds), saved.run(feeds)
+    except (EngineError, OSError) as error:
+        return f"its optimised form cannot be saved and loaded: {error}"
+    if all(np.array_equal(before[name], after[name]) for name in before):
+        return None
+    return "its optimised form answers differently once saved"
+
+
+def optimised_opener(content: bytes, document: Mapping[str, Any]) -> Callable[..., OrtEngine]:
+    """Return what opens an engine file of the store, given its manifest."""
+    return functools.partial(
+        OrtEngine,
+        content,
+        optimise=not document["optimised"],
+        config=dict(document["config"]),
+    )

@@ -6,30 +6,56 @@ import json
 import shutil
 import time
 import uuid
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from crowdrt import __version__
 from crowdrt.console import say
-from crowdrt.contracts import Feeds
-from crowdrt.engines.base import check_threads
+from crowdrt.engines.base import Engine, check_threads
 from crowdrt.engines.machine import machine_identity
-from crowdrt.engines.ort import OrtEngine, save_optimised
+from crowdrt.engines.ort import optimised_opener, write_optimised
+from crowdrt.engines.ov import compiled_opener, write_compiled
 from crowdrt.errors import EngineError
 from crowdrt.lazy import require
 from crowdrt.manifest import fingerprint, sha256_file, write_folder_whole, write_json
-from crowdrt.onnx_file import external_files, read_onnx
+from crowdrt.onnx_file import external_files
 
-ENGINE = "engine.onnx"
 MANIFEST = "engine.json"
-FORMAT = 3  # of the folder and of what our own passes do to a graph; part of the key
-REBUILD = "build it on this machine: crowdrt build MODEL.onnx"
-PROBE_PX = 64
 STALE_S = 3600.0  # a temporary folder this old belongs to a build that was killed
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineKind:
+    """How the engines of one runtime are kept."""
+
+    extra: str  # of crowdrt, that installs the runtime
+    file: str  # beside the manifest
+    format: int  # of the file and of what our own passes do to a graph; part of the key
+    write: Callable[[Path, Path, int], dict[str, Any]]  # ONNX file, engine file, threads
+    opener: Callable[[bytes, Mapping[str, Any]], Callable[..., Engine]]  # file, manifest
+
+
+# By the name of the runtime's package, which is that of its distribution.
+KINDS = {
+    "onnxruntime": EngineKind(
+        extra="cpu",
+        file="engine.onnx",
+        format=3,
+        write=write_optimised,
+        opener=optimised_opener,
+    ),
+    "openvino": EngineKind(
+        extra="openvino",
+        file="engine.blob",
+        format=1,
+        write=write_compiled,
+        opener=compiled_opener,
+    ),
+}
+DEFAULT = "onnxruntime"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,26 +74,29 @@ class EngineStore:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def build(self, onnx_path: Path, *, num_threads: int = 0) -> BuiltEngine:
+    def build(self, onnx_path: Path, *, engine: str = DEFAULT, num_threads: int = 0) -> BuiltEngine:
         """Return the engine of `onnx_path` for this machine, built now or before.
 
         Args:
             onnx_path: the network.
+            engine: onnxruntime or openvino.
             num_threads: how many threads the engine takes by itself; 0 is every core.
 
         Raises:
             ExportError: the ONNX file cannot be used.
-            EngineError: ONNX Runtime refuses it.
+            EngineError: the engine is unknown, or refuses the network.
+            MissingDependencyError: the engine is not installed.
             CrowdRTError: the store cannot be written.
         """
         start = time.perf_counter()
         check_threads(num_threads)
-        identity = engine_identity(onnx_path, num_threads)
+        check_kind(engine)
+        identity = engine_identity(onnx_path, engine, num_threads)
         key = fingerprint(identity)[:16]
-        path = self.root / f"{key}-onnxruntime"
+        path = self.root / f"{key}-{engine}"
         reused = _is_sound(path)
         if not reused:
-            _sweep(self.root)
+            _sweep(self.root, engine)
             with write_folder_whole(path) as folder:
                 folder.chmod(0o755)  # temporary folders are private, a store may be shared
                 _fill(folder, onnx_path, identity)
@@ -75,16 +104,22 @@ class EngineStore:
         return BuiltEngine(path=path, key=key, reused=reused, seconds=seconds)
 
 
-def engine_identity(onnx_path: Path, num_threads: int) -> dict[str, Any]:
+def check_kind(engine: str) -> None:
+    """Refuse an engine that is not built here."""
+    if engine not in KINDS:
+        raise EngineError(f"engine {engine!r} is unknown", fix=f"use {' or '.join(KINDS)}")
+
+
+def engine_identity(onnx_path: Path, engine: str, num_threads: int) -> dict[str, Any]:
     """Return everything that decides a built engine; its fingerprint is the key."""
     return {
         "onnx_sha256": _content_sha256(onnx_path),
-        "engine": "onnxruntime",
-        "engine_version": _runtime_version(),
+        "engine": engine,
+        "engine_version": _runtime_version(engine),
         "machine": machine_identity(),
         "options": {"num_threads": num_threads},
         "crowdrt": __version__,
-        "format": FORMAT,
+        "format": KINDS[engine].format,
     }
 
 
@@ -94,60 +129,24 @@ def _content_sha256(onnx_path: Path) -> str:
     return fingerprint({"files": digests}) if others else digests[0]
 
 
-def _runtime_version() -> str:
+def _runtime_version(engine: str) -> str:
     # asked of the package's metadata, since importing it takes longer than a hit should
     with contextlib.suppress(metadata.PackageNotFoundError):
-        return metadata.version("onnxruntime")
-    return str(require("onnxruntime", extra="cpu").__version__)
+        return metadata.version(engine)
+    return str(require(engine, extra=KINDS[engine].extra).__version__)
 
 
 def _fill(folder: Path, onnx_path: Path, identity: dict[str, Any]) -> None:
-    out = folder / ENGINE
-    num_threads = identity["options"]["num_threads"]
-    engine = OrtEngine(onnx_path, num_threads=num_threads)
-    objection = _save(engine, onnx_path, out, num_threads)
-    if objection is not None:
-        say(f"{onnx_path.name}: stored as it is, to be optimised at each start: {objection}")
-        out.write_bytes(read_onnx(onnx_path).SerializeToString())
+    kind = KINDS[identity["engine"]]
+    out = folder / kind.file
+    facts = kind.write(onnx_path, out, identity["options"]["num_threads"])
     document = {
         "identity": identity,
         "sha256": sha256_file(out),
-        "optimised": objection is None,
-        "objection": objection,
-        "config": engine.config,
-        "info": None if engine.info is None else asdict(engine.info),
+        **facts,
         "source": onnx_path.name,
     }
     write_json(folder / MANIFEST, document)
-
-
-def _save(engine: OrtEngine, onnx_path: Path, out: Path, num_threads: int) -> str | None:
-    """Write the optimised graph to `out`; say what is wrong with it, if anything."""
-    try:
-        save_optimised(onnx_path, out, num_threads=num_threads, config=engine.config)
-        saved = OrtEngine(
-            out.read_bytes(), num_threads=num_threads, optimise=False, config=engine.config
-        )
-        feeds = _probe(engine)
-        before, after = engine.run(feeds), saved.run(feeds)
-    except (EngineError, OSError) as error:
-        return f"its optimised form cannot be saved and loaded: {error}"
-    if all(np.array_equal(before[name], after[name]) for name in before):
-        return None
-    return "its optimised form answers differently once saved"
-
-
-def _probe(engine: OrtEngine) -> Feeds:
-    """Return noise in the shapes that the engine takes; free axes become small."""
-    rng = np.random.default_rng(0)
-    stride = 1 if engine.info is None else engine.info.preprocessing.stride
-    side = -(-PROBE_PX // stride) * stride
-    feeds = {}
-    for spec in engine.inputs:
-        free = (1, *[side] * (len(spec.shape) - 1))
-        shape = [axis if isinstance(axis, int) else free[i] for i, axis in enumerate(spec.shape)]
-        feeds[spec.name] = rng.integers(0, 256, shape).astype(spec.dtype)
-    return feeds
 
 
 def _is_sound(path: Path) -> bool:
@@ -155,7 +154,7 @@ def _is_sound(path: Path) -> bool:
     if not path.exists():
         return False
     try:
-        _read_built(path)
+        read_built(path)
     except EngineError as error:
         say(f"{error.problem}; building it again")
         aside = path.with_name(f".{path.name}.tmp-{uuid.uuid4().hex}")
@@ -166,15 +165,15 @@ def _is_sound(path: Path) -> bool:
     return True
 
 
-def _sweep(root: Path) -> None:
+def _sweep(root: Path, engine: str) -> None:
     """Remove what builds that were killed left behind."""
-    for folder in root.glob(".*-onnxruntime.tmp-*"):
+    for folder in root.glob(f".*-{engine}.tmp-*"):
         with contextlib.suppress(OSError):
             if time.time() - folder.stat().st_mtime > STALE_S:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-def load_built(path: Path, *, num_threads: int = 0) -> OrtEngine:
+def load_built(path: Path, *, num_threads: int = 0) -> Engine:
     """Load an engine of the store, if it was built here and nobody touched it since.
 
     Args:
@@ -184,48 +183,59 @@ def load_built(path: Path, *, num_threads: int = 0) -> OrtEngine:
     Raises:
         EngineError: it is damaged, no engine, or of another machine or runtime version.
     """
-    built = _read_built(path)
-    return OrtEngine(
-        built.content,
-        num_threads=num_threads or built.num_threads,
-        optimise=not built.optimised,
-        config=built.config,
-    )
+    stored = read_built(path)
+    return stored.open(num_threads=num_threads or stored.num_threads)
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Built:
+class StoredEngine:
     """A folder of the store as read and checked."""
 
-    content: bytes
-    num_threads: int
-    optimised: bool
-    config: dict[str, str]
+    engine: str  # onnxruntime, openvino
+    engine_version: str
+    sha256: str  # of the engine file
+    num_threads: int  # that it was built for; 0 is every core
+    open: Callable[..., Engine]  # takes num_threads
 
 
-def _read_built(path: Path) -> _Built:
+def read_built(path: Path) -> StoredEngine:
+    """Return what a folder of the store holds.
+
+    Raises:
+        EngineError: it is damaged, no engine, or of another machine or runtime version.
+    """
     try:
         document = json.loads((path / MANIFEST).read_text())
         identity = document["identity"]
-        there = {"onnxruntime": identity["engine_version"], **identity["machine"]}
-        digest, layout = document["sha256"], identity["format"]
-        built = _Built(
-            content=(path / ENGINE).read_bytes(),
+        name, version = identity["engine"], identity["engine_version"]
+        there = {name: version, **identity["machine"]}
+        digest, layout, kind = document["sha256"], identity["format"], KINDS[name]
+        content = (path / kind.file).read_bytes()
+        stored = StoredEngine(
+            engine=name,
+            engine_version=version,
+            sha256=hashlib.sha256(content).hexdigest(),
             num_threads=int(identity["options"]["num_threads"]),
-            optimised=bool(document["optimised"]),
-            config=dict(document["config"]),
+            open=kind.opener(content, document),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise EngineError(
-            f"{path} is no engine folder, or a damaged one: {error}", fix=REBUILD
+            f"{path} is no engine folder, or a damaged one: {error}", fix=rebuild(path)
         ) from error
-    here = {"onnxruntime": _runtime_version(), **machine_identity()}
+    here = {name: _runtime_version(name), **machine_identity()}
     if foreign := _differences(there, here):
-        raise EngineError(f"{path} was built elsewhere: {foreign}", fix=REBUILD)
+        raise EngineError(f"{path} was built elsewhere: {foreign}", fix=rebuild(path))
     # hashed is what was read and will be loaded, not the file a second time
-    if hashlib.sha256(built.content).hexdigest() != digest or layout != FORMAT:
-        raise EngineError(f"{path / ENGINE} was altered or cut short", fix=REBUILD)
-    return built
+    if stored.sha256 != digest or layout != kind.format:
+        raise EngineError(f"{path / kind.file} was altered or cut short", fix=rebuild(path))
+    return stored
+
+
+def rebuild(path: Path) -> str:
+    """Return how to build the engine of a folder anew, as far as its name tells."""
+    engine = path.name.rpartition("-")[2]
+    option = f" --engine {engine}" if engine in KINDS else ""
+    return f"build it on this machine: crowdrt build MODEL.onnx{option}"
 
 
 def _differences(built: dict[str, Any], here: dict[str, Any]) -> str:

@@ -12,12 +12,15 @@ import numpy as np
 import onnx
 import pytest
 
+from crowdrt.engines import ort as ort_module
 from crowdrt.engines import store as store_module
 from crowdrt.engines.base import open_engine
 from crowdrt.engines.ort import OrtEngine
-from crowdrt.engines.store import ENGINE, MANIFEST, EngineStore
+from crowdrt.engines.store import KINDS, MANIFEST, EngineStore
 from crowdrt.errors import CrowdRTError, EngineError, ExportError
 from crowdrt.onnx_file import graph_info, set_info
+
+ENGINE = KINDS["onnxruntime"].file
 
 
 @pytest.fixture
@@ -89,7 +92,7 @@ def test_the_key_follows_everything_that_decides_the_engine(
     ]
     monkeypatch.setattr(store_module, "machine_identity", lambda: {"cpu": "another"})
     keys.append(engines.build(tiny_onnx).key)
-    monkeypatch.setattr(store_module, "_runtime_version", lambda: "9.9")
+    monkeypatch.setattr(store_module, "_runtime_version", lambda _: "9.9")
     keys.append(engines.build(tiny_onnx).key)
     assert len(set(keys)) == 5
     renamed = tiny_onnx.rename(tmp_path / "renamed.onnx")
@@ -168,7 +171,7 @@ def test_threads_of_the_build_hold_unless_others_are_asked_for(engines, tiny_onn
     seen = []
     built = engines.build(tiny_onnx, num_threads=1)
     monkeypatch.setattr(
-        store_module, "OrtEngine", lambda *_, **kwargs: seen.append(kwargs["num_threads"])
+        ort_module, "OrtEngine", lambda *_, **kwargs: seen.append(kwargs["num_threads"])
     )
     open_engine(built.path)
     open_engine(built.path, num_threads=2)
@@ -192,7 +195,7 @@ def failing_save(model, out, **_):
 def test_an_unreliable_optimised_form_is_not_stored(
     engines, tiny_onnx, pixels, monkeypatch, capsys, save, reason
 ):
-    monkeypatch.setattr(store_module, "save_optimised", save)
+    monkeypatch.setattr(ort_module, "save_optimised", save)
     built = engines.build(tiny_onnx)
     assert reason in capsys.readouterr().err
     assert reason in json.loads((built.path / MANIFEST).read_text())["objection"]
@@ -206,16 +209,16 @@ def test_an_unreliable_optimised_form_is_not_stored(
 BUILD = """
 import sys, time
 from pathlib import Path
-from crowdrt.engines import store
+from crowdrt.engines import ort, store
 root, model, go, wait = map(Path, sys.argv[1:])
-save = store._save
+save = ort._write
 def slow(*args):
     answer = save(*args)
     wait.touch()
     while not go.exists():
         time.sleep(0.01)
     return answer
-store._save = slow
+ort._write = slow
 built = store.EngineStore(root).build(model)
 print(built.path, built.reused)
 """
