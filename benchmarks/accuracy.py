@@ -2,7 +2,8 @@
 
 An engine of fixed size sees a smaller photograph padded at the bottom and the right. Its `count`
 output would then hold what it imagines in the padding, so the density is summed over the cells
-that lie on the photograph. An engine of free size gives its own `count`.
+that lie on the photograph. An engine of free size gives its own `count`. A network that takes
+one size and no other sees a photograph tile by tile, and the counts are added.
 """
 
 from collections.abc import Sequence
@@ -15,14 +16,26 @@ import numpy.typing as npt
 
 from crowdrt import console
 from crowdrt.benchmarks.feeds import normalise, static_size
-from crowdrt.contracts import GraphInfo, Preprocessing, Sample, Size
-from crowdrt.data.preprocess import load_feed
+from crowdrt.contracts import (
+    COUNT,
+    DENSITY,
+    Feeds,
+    GraphInfo,
+    Preprocessing,
+    Sample,
+    Size,
+    UInt8Image,
+)
+from crowdrt.data.images import read_image
+from crowdrt.data.preprocess import pad_to_stride
+from crowdrt.data.tiles import TileMode, merge_maps, tiles_of, tiling_of
 from crowdrt.errors import BenchmarkError, DataError, EngineError
 
 if TYPE_CHECKING:
     from crowdrt.engines.base import Engine
 
-UInt8Batch = npt.NDArray[np.uint8]  # (1, C, H, W)
+UInt8Batch = npt.NDArray[np.uint8]  # (N, C, H, W)
+TILES_AT_ONCE = 4  # where an engine takes any batch: more tiles need more memory
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -30,8 +43,17 @@ class Prediction:
     """What an engine says of one photograph."""
 
     count: float  # people
-    density: npt.NDArray[np.float32]  # (h, w) people per cell, the photograph's cells only
+    density: npt.NDArray[np.float32] | None  # (h, w) people per cell, the photograph's cells only
     stride: int  # input pixels per cell
+    stretched: Size | None = None  # px of the photograph under the map, where it was stretched
+
+    @property
+    def span(self) -> Size:
+        """Height and width under the map in pixels of the photograph; (0, 0) without a map."""
+        if self.density is None:
+            return 0, 0
+        rows, columns = self.density.shape
+        return self.stretched or (rows * self.stride, columns * self.stride)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,32 +100,87 @@ def accuracy(rows: Sequence[CountRow]) -> Accuracy | None:
     )
 
 
-def predict(engine: "Engine", path: Path) -> Prediction:
+def predict(engine: "Engine", path: Path, tiles: TileMode | None = None) -> Prediction:
     """Run the engine on one photograph.
 
+    Args:
+        engine: of a counting network.
+        path: the photograph.
+        tiles: how a network of one size is shown any other; None: stretched tiles.
+
     Raises:
-        DataError: the photograph cannot be read, or is larger than the engine.
+        DataError: the photograph cannot be read, is larger than the engine, or is to be tiled for
+            a network that takes it whole.
         EngineError: the engine does not say how its input is prepared, or answers nonsense.
     """
     info = _info(engine)
-    photograph = load_feed(path, info.preprocessing)
-    fixed = static_size(engine)
-    image = photograph if fixed is None else pad_to_size(photograph, fixed, info, source=path)
-    spec = engine.inputs[0]
-    pixels = image if spec.dtype == "uint8" else normalise(image, info.preprocessing)
-    outputs = engine.run({spec.name: pixels})
-    density = np.asarray(outputs["density"], np.float32)[0, 0]
-    count = float(outputs["count"][0])
-    if image.shape != photograph.shape:
-        rows, columns = (-(-side // info.density_stride) for side in photograph.shape[2:])
-        density = density[:rows, :columns]
-        count = float(density.sum(dtype=np.float32))
-    if not np.isfinite(count):
+    photograph = read_image(path, info.preprocessing.channels)
+    if info.fixed_size is not None:
+        found = predict_tiles(engine, info, photograph, info.fixed_size, tiles or "resize")
+    elif tiles is None:
+        found = predict_whole(engine, info, photograph, source=path)
+    else:
+        raise DataError(
+            f"{info.network} takes a photograph whole: --tiles {tiles} is for networks that take "
+            "one size and no other",
+            fix="leave out --tiles",
+        )
+    if not np.isfinite(found.count):
         raise BenchmarkError(
-            f"{path}: the engine counts {count} people",
+            f"{path}: the engine counts {found.count} people",
             fix="build the engine again; if it stays, count with the FP32 file to compare",
         )
+    return found
+
+
+def predict_whole(
+    engine: "Engine", info: GraphInfo, photograph: UInt8Image, *, source: Path
+) -> Prediction:
+    """Run an engine of any size, or of one that is at least the photograph's."""
+    feed = pad_to_stride(photograph, info.preprocessing)[np.newaxis]
+    fixed = static_size(engine)
+    image = feed if fixed is None else pad_to_size(feed, fixed, info, source=source)
+    outputs = run(engine, info, image)
+    density = np.asarray(outputs[DENSITY], np.float32)[0, 0]
+    count = float(outputs[COUNT][0])
+    if image.shape != feed.shape:
+        rows, columns = (-(-side // info.density_stride) for side in feed.shape[2:])
+        density = density[:rows, :columns]
+        count = float(density.sum(dtype=np.float32))
     return Prediction(count=count, density=density, stride=info.density_stride)
+
+
+def predict_tiles(
+    engine: "Engine", info: GraphInfo, photograph: UInt8Image, tile: Size, mode: TileMode
+) -> Prediction:
+    """Run an engine of one size on the tiles of a photograph: counts add up, maps lie side by side.
+
+    Of padded tiles, the map's cells on the photograph are kept; the count is of the whole tiles.
+    """
+    height, width = photograph.shape[1:]
+    tiling = tiling_of((height, width), tile, mode)
+    taken = engine.inputs[0].shape[0]
+    batch = taken if isinstance(taken, int) else TILES_AT_ONCE
+    tiles = tiles_of(photograph, tiling, info.preprocessing, batch=batch)
+    answers = [run(engine, info, each) for each in tiles]
+    count = float(sum(answer[COUNT].sum(dtype=np.float64) for answer in answers))
+    stride = info.density_stride
+    if DENSITY not in answers[0]:
+        return Prediction(count=count, density=None, stride=stride)
+    maps = np.concatenate([np.asarray(answer[DENSITY], np.float32) for answer in answers])
+    density = merge_maps(maps, tiling)
+    if mode == "resize":
+        return Prediction(count=count, density=density, stride=stride, stretched=tiling.span)
+    return Prediction(
+        count=count, density=density[: -(-height // stride), : -(-width // stride)], stride=stride
+    )
+
+
+def run(engine: "Engine", info: GraphInfo, image: UInt8Batch) -> Feeds:
+    """Feed pixels as the engine takes them; returns its outputs by name."""
+    spec = engine.inputs[0]
+    pixels = image if spec.dtype == "uint8" else normalise(image, info.preprocessing)
+    return engine.run({spec.name: pixels})
 
 
 def pad_to_size(image: UInt8Batch, size: Size, info: GraphInfo, *, source: Path) -> UInt8Batch:
@@ -128,7 +205,8 @@ def _pad_level(preprocessing: Preprocessing) -> npt.NDArray[np.uint8]:
 def _info(engine: "Engine") -> GraphInfo:
     """Return what the file says of itself, if it is a counting network of ours."""
     names = {output.name for output in engine.outputs}
-    if engine.info is None or not {"density", "count"} <= names:
+    wanted = {COUNT} if engine.info and engine.info.fixed_size else {DENSITY, COUNT}
+    if engine.info is None or not wanted <= names:
         raise EngineError(
             "this engine does not say how to prepare a photograph for it; its outputs are"
             f" {sorted(names)}",

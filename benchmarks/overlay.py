@@ -55,7 +55,7 @@ def draw_overlay(
 
     Args:
         photograph: (3, H, W) RGB as decoded, before any padding.
-        prediction: density on the grid that starts at the photograph's top left corner.
+        prediction: a density map that starts at the photograph's top left corner.
         heads: (N, 2) annotated x, y in pixels of the photograph, drawn as rings.
         annotated: the annotated count, if there is one.
         label: which engine counted, at the right of the caption.
@@ -107,10 +107,10 @@ def heat(levels: FloatMap) -> npt.NDArray[np.uint8]:
 
 def _per_pixel(prediction: Prediction, size: tuple[int, int]) -> Image.Image:
     """Return people per pixel over the photograph; the padding's cells fall away."""
-    rows, columns = prediction.density.shape
-    per_pixel = prediction.density / np.float32(prediction.stride**2)
-    whole = (columns * prediction.stride, rows * prediction.stride)
-    enlarged = Image.fromarray(per_pixel).resize(whole, Image.Resampling.BICUBIC)
+    assert prediction.density is not None
+    height, width = prediction.span
+    per_pixel = prediction.density * np.float32(prediction.density.size / (height * width))
+    enlarged = Image.fromarray(per_pixel).resize((width, height), Image.Resampling.BICUBIC)
     return enlarged.crop((0, 0, size[1], size[0]))
 
 

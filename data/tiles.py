@@ -56,22 +56,29 @@ def tiling_of(image: Size, tile: Size, mode: TileMode = "resize") -> Tiling:
     """Return how tiles of (height, width) pixels lie on an image of any size.
 
     In whole numbers, halves rounded up, as the Python 2 of the published code did.
-
-    Raises:
-        DataError: there is no such mode.
     """
-    if mode not in MODES:
-        raise DataError(
-            f"tiles cannot be made by {mode!r}",
-            fix=f"use --tiles {' or --tiles '.join(MODES)}: stretch the photograph to whole "
-            f"tiles of {tile[0]}x{tile[1]} px, or add grey around it",
-        )
     (height, width), (tall, wide) = image, tile
     rows, columns = -(-height // tall), -(-width // wide)
     if mode == "resize":
         columns = max(1, (2 * width + wide) // (2 * wide))
         rows = max(1, (2 * wide * columns * height + width * tall) // (2 * width * tall))
     return Tiling(mode=mode, image=image, tile=tile, rows=rows, columns=columns)
+
+
+def check_mode(text: str) -> TileMode:
+    """Read the name of a mode.
+
+    Raises:
+        DataError: there is no such mode.
+    """
+    for mode in MODES:
+        if text == mode:
+            return mode
+    raise DataError(
+        f"--tiles {text!r} is unknown",
+        fix=f"use --tiles {' or --tiles '.join(MODES)}: stretch a photograph to whole tiles, or "
+        "add grey around it",
+    )
 
 
 def tiles_of(

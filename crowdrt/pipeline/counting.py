@@ -12,10 +12,12 @@ from rich.text import Text
 from crowdrt.benchmarks.accuracy import Accuracy, CountRow, Prediction, accuracy, predict
 from crowdrt.benchmarks.overlay import draw_overlay, save_overlay
 from crowdrt.console import show_table, tell, track
-from crowdrt.contracts import Sample
+from crowdrt.contracts import DENSITY, Sample
 from crowdrt.data.datasets import open_samples
 from crowdrt.data.images import read_image
+from crowdrt.data.tiles import check_mode
 from crowdrt.engines.base import Engine
+from crowdrt.errors import BenchmarkError
 from crowdrt.pipeline.stages import open_any
 
 
@@ -26,6 +28,7 @@ def count_photographs(
     overlay: Path | None,
     store: Path | None,
     num_threads: int,
+    tiles: str | None = None,
 ) -> list[dict[str, Any]]:
     """Count every photograph named, or lying in a folder named.
 
@@ -36,9 +39,17 @@ def count_photographs(
         One mapping per photograph: image, count, annotated (None where unknown).
     """
     samples = [sample for path in images for sample in open_samples(path)]
+    mode = None if tiles is None else check_mode(tiles)
     engine = open_any(engine_path, store, num_threads=num_threads)
+    if overlay is not None and not has_map(engine):
+        raise BenchmarkError(
+            f"{engine_path} counts without a density map, so there is nothing to draw",
+            fix="leave out --overlay, or export a map beside the count: "
+            "crowdrt export deepcount --output density:48x64 -o model.onnx",
+        )
     predictions = [
-        predict(engine, sample.image) for sample in track(samples, "counting", total=len(samples))
+        predict(engine, sample.image, mode)
+        for sample in track(samples, "counting", total=len(samples))
     ]
     if overlay is not None:
         draw_overlays(engine, samples, predictions, overlay, suffix=".overlay.jpg")
@@ -46,6 +57,11 @@ def count_photographs(
         asdict(CountRow(image=str(s.image), count=p.count, annotated=s.annotated))
         for s, p in zip(samples, predictions, strict=True)
     ]
+
+
+def has_map(engine: Engine) -> bool:
+    """Say whether an engine tells where people are, beside how many."""
+    return any(output.name == DENSITY for output in engine.outputs)
 
 
 def draw_overlays(

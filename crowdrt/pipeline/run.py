@@ -15,7 +15,7 @@ from crowdrt.contracts import Artifact, Measurement, Precision, Recipe, Sample
 from crowdrt.engines.base import open_engine
 from crowdrt.engines.machine import machine_identity
 from crowdrt.manifest import reusable, sha256_file, write_json, write_manifest, write_whole
-from crowdrt.pipeline.counting import describe_accuracy, draw_overlays
+from crowdrt.pipeline.counting import describe_accuracy, draw_overlays, has_map
 from crowdrt.pipeline.measuring import (
     FULL,
     eager_contender,
@@ -253,6 +253,9 @@ def overlay_stage(
     """Draw what the last engine sees on a few photographs, from few people to many."""
     start = time.perf_counter()
     engine = open_engine(list(engines.values())[-1], num_threads=num_threads)
+    if not has_map(engine):
+        summary.did("overlays", "none: the network counts without a density map", since=start)
+        return []
     samples = evenly(sorted(photos.test, key=people), NUM_OVERLAYS)
     predictions = [predict(engine, sample.image) for sample in samples]
     paths = draw_overlays(engine, samples, predictions, out / "overlays", suffix=".jpg")

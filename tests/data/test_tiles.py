@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from crowdrt.contracts import IMAGENET, Preprocessing
-from crowdrt.data.tiles import MODES, merge_maps, tiles_of, tiling_of
+from crowdrt.data.tiles import MODES, check_mode, merge_maps, tiles_of, tiling_of
 from crowdrt.errors import DataError
 
 TILE = (384, 512)
@@ -127,6 +127,7 @@ def test_maps_lie_as_their_tiles_do():
 
 
 def test_an_unknown_way_of_tiling_is_refused_with_the_known_ones():
+    assert [check_mode(mode) for mode in ("resize", "pad")] == ["resize", "pad"]
     with pytest.raises(DataError, match="nonsense") as caught:
-        tiling_of((60, 90), TILE, "nonsense")  # type: ignore[arg-type]
+        check_mode("nonsense")
     assert "--tiles resize or --tiles pad" in caught.value.fix
