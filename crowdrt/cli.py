@@ -275,6 +275,10 @@ def count(
     ],
     images: Annotated[list[Path], typer.Argument(help="Photographs, or folders of them.")],
     overlay: Annotated[Path | None, typer.Option(help="Folder for density overlays.")] = None,
+    tiles: Annotated[
+        str | None,
+        typer.Option(help="For networks of one size: resize (as the papers do) or pad."),
+    ] = None,
     store: Store = None,
     threads: Threads = 0,
     as_json: AsJson = False,
@@ -282,7 +286,9 @@ def count(
     """Count the people on photographs; with --overlay, show where they were seen."""
     from crowdrt.pipeline.counting import count_photographs, show_counts
 
-    rows = count_photographs(engine, images, overlay=overlay, store=store, num_threads=threads)
+    rows = count_photographs(
+        engine, images, overlay=overlay, store=store, num_threads=threads, tiles=tiles
+    )
     if as_json:
         emit(rows)
     else:
