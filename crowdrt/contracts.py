@@ -20,6 +20,7 @@ UInt8Image = npt.NDArray[np.uint8]  # (C, H, W)
 Feeds = Mapping[str, npt.NDArray[Any]]
 
 DENSITY, COUNT = "density", "count"  # outputs of a graph
+NUM_DETECTIONS = 500  # that a detector lists per image: OneNet's number for CrowdHuman
 METADATA_KEY = "crowdrt"  # the ONNX metadata property that holds `GraphInfo` as JSON
 
 

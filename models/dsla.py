@@ -34,7 +34,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from crowdrt.contracts import IMAGENET
+from crowdrt.contracts import IMAGENET, NUM_DETECTIONS
 from crowdrt.models.layers import initialise
 from crowdrt.models.network import Network
 from crowdrt.models.resnet_fpn import PYRAMID, FeaturePyramid, ResNet50
@@ -44,7 +44,6 @@ STRIDES = (8, 16, 32, 64, 128)  # input pixels per cell of levels 3 to 7
 TOWER_DEPTH = 4  # convolutions before the heads
 GROUP = 8  # channels that a group norm takes together: 32 groups of 256
 
-NUM_DETECTIONS = 500  # as OneNet keeps on CrowdHuman; its 100 on COCO are too few for a crowd
 NEVER = -1000.0  # a logit whose score is exactly 0
 
 PRIOR = 0.01  # of a class at a cell, before anything is learned; FCOS's start
