@@ -161,8 +161,8 @@ def write_optimised(onnx_path: Path, out: Path, num_threads: int) -> dict[str, A
     engine = OrtEngine(onnx_path, num_threads=num_threads)
     objection = _write(engine, onnx_path, out, num_threads)
     if objection is not None:
+        out.write_bytes(read_onnx(onnx_path).SerializeToString())  # a full disk is the reason then
         say(f"{onnx_path.name}: stored as it is, to be optimised at each start: {objection}")
-        out.write_bytes(read_onnx(onnx_path).SerializeToString())
     return {
         "optimised": objection is None,
         "objection": objection,
@@ -181,7 +181,8 @@ def _write(engine: OrtEngine, onnx_path: Path, out: Path, num_threads: int) -> s
         feeds = probe(engine)
         before, after = engine.run(feeds), saved.run(feeds)
     except (EngineError, OSError) as error:
-        return f"its optimised form cannot be saved and loaded: {error}"
+        reason = error.problem if isinstance(error, EngineError) else error
+        return f"its optimised form cannot be saved and loaded: {reason}"
     if all(np.array_equal(before[name], after[name]) for name in before):
         return None
     return "its optimised form answers differently once saved"

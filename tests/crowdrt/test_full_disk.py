@@ -70,7 +70,8 @@ def test_what_does_not_fit_is_not_begun(verb, full_disk, old, tiny, tree, crowdr
 def check(answer):
     assert (answer.code, answer.out) == (1, "")
     assert "could not be written: " in answer.err
-    assert "fix: free some space" in answer.err
+    assert answer.err.count("fix: ") == answer.err.count("fix: free some space") == 1
+    assert "--opset" not in answer.err
     assert "Traceback" not in answer.err
 
 
