@@ -206,6 +206,11 @@ def _info(engine: "Engine") -> GraphInfo:
     """Return what the file says of itself, if it is a counting network of ours."""
     names = {output.name for output in engine.outputs}
     wanted = {COUNT} if engine.info and engine.info.fixed_size else {DENSITY, COUNT}
+    if engine.info is not None and "boxes" in names:
+        raise EngineError(
+            f"this engine answers {', '.join(sorted(names))}: it finds people and does not count",
+            fix="show whom it finds: crowdrt detect ENGINE IMAGES",
+        )
     if engine.info is None or not wanted <= names:
         raise EngineError(
             "this engine does not say how to prepare a photograph for it; its outputs are"

@@ -14,15 +14,24 @@ import numpy.typing as npt
 
 from crowdrt.benchmarks.accuracy import pad_to_size
 from crowdrt.benchmarks.feeds import normalise, static_size
-from crowdrt.contracts import BoxSample, Detections, Feeds, GraphInfo, Size, UInt8Image
+from crowdrt.contracts import (
+    COUNT,
+    DENSITY,
+    BoxSample,
+    Detections,
+    Feeds,
+    GraphInfo,
+    Size,
+    UInt8Image,
+)
 from crowdrt.data.images import read_image
 from crowdrt.data.preprocess import pad_to_stride, resize_short_side
-from crowdrt.errors import BenchmarkError, DataError, EngineError
+from crowdrt.engines.decode import DECODED, RAW, detections_of
+from crowdrt.errors import DataError, EngineError
 
 if TYPE_CHECKING:
     from crowdrt.engines.base import Engine
 
-BOXES, SCORES, LABELS = "boxes", "scores", "labels"
 PERSON = 0  # the label of people: the only class, or the first of COCO's
 LONG_SIDE_PX = 1400  # at most, of a resized photograph; DSLA's and OneNet's test size
 
@@ -41,14 +50,13 @@ def detect_people(
     """Run a detector on one photograph.
 
     Args:
-        engine: its outputs are boxes, scores and labels.
+        engine: its outputs are boxes, scores and labels, or logits and boxes.
         path: the photograph.
         short_side_px: resize to this, as far as the long side allows; None leaves the pixels.
 
     Raises:
         DataError: the photograph cannot be read, or is larger than the engine.
-        EngineError: the engine is no detector.
-        BenchmarkError: it answers nonsense.
+        EngineError: the engine is no detector, or answers nonsense.
     """
     info = detector_info(engine)
     photograph = read_image(path, info.preprocessing.channels)
@@ -86,24 +94,11 @@ def batch_for(
 
 
 def first_of(outputs: Feeds, *, source: Path) -> Detections:
-    """Return what a batch of one was answered, once it is known to make sense."""
-    boxes, scores, labels = (np.asarray(outputs[name])[0] for name in (BOXES, SCORES, LABELS))
-    if boxes.shape != (len(scores), 4) or scores.shape != labels.shape:
-        raise BenchmarkError(
-            f"{source}: the engine answers boxes {boxes.shape}, scores {scores.shape} and labels "
-            f"{labels.shape}; (K, 4), (K) and (K) were expected",
-            fix="export the network again: crowdrt export dsla --weights F -o model.onnx",
-        )
-    if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
-        raise BenchmarkError(
-            f"{source}: the engine answers boxes or scores that are no numbers",
-            fix="build the engine again; if it stays, compare with the FP32 file",
-        )
-    return Detections(
-        boxes=boxes.astype(np.float32),
-        scores=scores.astype(np.float32),
-        labels=labels.astype(np.int64),
-    )
+    """Return what a batch of one was answered, decoded in the graph or here."""
+    try:
+        return detections_of(outputs)[0]
+    except EngineError as error:
+        raise EngineError(f"{source}: {error.problem}", fix=error.fix) from error
 
 
 def on_photograph(found: Detections, seen: Size, size: Size) -> Detections:
@@ -153,9 +148,10 @@ def at_least(detections: Detections, min_score: float) -> Detections:
 def detector_info(engine: "Engine") -> GraphInfo:
     """Return what the file says of itself, if it is a detector of ours."""
     names = [output.name for output in engine.outputs]
-    if engine.info is None or not {BOXES, SCORES, LABELS} <= set(names):
+    is_detector = any(set(answer) <= set(names) for answer in (DECODED, RAW))
+    if engine.info is None or not is_detector:
         fix = "export a detector: crowdrt export dsla --weights F -o model.onnx"
-        if {"density", "count"} & set(names):
+        if {DENSITY, COUNT} & set(names):
             fix = "count with it: crowdrt count ENGINE IMAGES"
         raise EngineError(f"this engine answers {', '.join(names)}, not boxes of people", fix=fix)
     return engine.info

@@ -146,5 +146,5 @@ def describe_quality(quality: DetectionQuality) -> str:
     shown = ", ".join(f"{name} {100 * value:.1f}" for name, value in figures)
     return (
         f"{shown} % for {quality.num_people} people "
-        f"on {quality.num_images} annotated photographs, whatever the score"
+        f"on {quality.num_images} annotated photographs, with every score"
     )
