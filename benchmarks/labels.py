@@ -12,7 +12,12 @@ NETWORKS = {
     "can": "CAN",
     "dssinet": "DSSINet",
 }
-ENGINES = {"pytorch": "PyTorch", "onnxruntime": "ONNX Runtime", "tensorrt": "TensorRT"}
+ENGINES = {
+    "pytorch": "PyTorch",
+    "onnxruntime": "ONNX Runtime",
+    "openvino": "OpenVINO",
+    "tensorrt": "TensorRT",
+}
 ABSENT = "–"
 
 

@@ -44,7 +44,7 @@ class Contender:
     name: str  # unique in its race
     network: str
     width: str
-    engine: str  # onnxruntime, pytorch
+    engine: str  # onnxruntime, openvino, pytorch
     engine_version: str
     precision: Precision
     open: Callable[[], "Engine"]  # picklable: functools.partial of a module's function

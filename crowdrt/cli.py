@@ -248,6 +248,9 @@ def calibrate(
 @app.command()
 def build(
     model: Annotated[Path, typer.Argument(help="An ONNX file.")],
+    runtime: Annotated[
+        str, typer.Option("--engine", help="onnxruntime or openvino.")
+    ] = "onnxruntime",
     store: Store = None,
     threads: Threads = 0,
     as_json: AsJson = False,
@@ -256,7 +259,8 @@ def build(
     from crowdrt.engines.store import EngineStore
     from crowdrt.pipeline.stages import default_store
 
-    engine = EngineStore(store or default_store()).build(model, num_threads=threads)
+    engines = EngineStore(store or default_store())
+    engine = engines.build(model, engine=runtime, num_threads=threads)
     if as_json:
         emit({"path": str(engine.path), "key": engine.key, "reused": engine.reused,
               "seconds": engine.seconds})  # fmt: skip

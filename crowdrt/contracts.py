@@ -232,7 +232,7 @@ class Measurement:
     name: str  # unique in its run
     network: str
     width: str
-    engine: str  # onnxruntime, pytorch
+    engine: str  # onnxruntime, openvino, pytorch
     engine_version: str
     precision: Precision
     size: Size

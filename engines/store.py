@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import importlib.util
 import json
 import shutil
 import time
@@ -55,7 +56,7 @@ KINDS = {
         opener=compiled_opener,
     ),
 }
-DEFAULT = "onnxruntime"
+DEFAULT_ENGINE = "onnxruntime"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +75,9 @@ class EngineStore:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def build(self, onnx_path: Path, *, engine: str = DEFAULT, num_threads: int = 0) -> BuiltEngine:
+    def build(
+        self, onnx_path: Path, *, engine: str = DEFAULT_ENGINE, num_threads: int = 0
+    ) -> BuiltEngine:
         """Return the engine of `onnx_path` for this machine, built now or before.
 
         Args:
@@ -102,6 +105,11 @@ class EngineStore:
                 _fill(folder, onnx_path, identity)
         seconds = time.perf_counter() - start
         return BuiltEngine(path=path, key=key, reused=reused, seconds=seconds)
+
+
+def installed_engines() -> list[str]:
+    """Return the runtimes that are installed; the default one even if it is not."""
+    return [name for name in KINDS if name == DEFAULT_ENGINE or importlib.util.find_spec(name)]
 
 
 def check_kind(engine: str) -> None:

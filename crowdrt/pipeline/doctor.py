@@ -16,6 +16,7 @@ from crowdrt.engines.machine import cpu_may_saturate, num_cores
 # What each extra brings, by the module that shows it is there.
 CAPABILITIES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("count and build on the CPU", "cpu", ("onnxruntime", "onnx_ir", "scipy")),
+    ("build OpenVINO engines too, fast in INT8", "openvino", ("openvino",)),
     ("train and export", "train", ("torch", "safetensors", "lightning", "fvcore", "onnxsim")),
     ("draw plots and reports", "report", ("matplotlib", "jinja2")),
 )

@@ -20,6 +20,7 @@ from crowdrt.contracts import CalibrationConfig, GraphInfo, Measurement, Size, U
 from crowdrt.data.synthetic import PX_PER_PERSON, crowd_photograph, generate
 from crowdrt.engines.base import open_engine
 from crowdrt.engines.machine import num_cores
+from crowdrt.engines.store import DEFAULT_ENGINE, installed_engines, read_built
 from crowdrt.errors import BenchmarkError, RecipeError
 from crowdrt.manifest import sha256_file
 from crowdrt.onnx_file import graph_info
@@ -61,22 +62,27 @@ def eager_contender(origin: Origin, num_threads: int) -> Contender:
 
 
 def engine_contender(
-    path: Path, store: Path | None, num_threads: int, sizes: Sequence[Size] = ()
+    path: Path,
+    store: Path | None,
+    num_threads: int,
+    sizes: Sequence[Size] = (),
+    engine: str = DEFAULT_ENGINE,
 ) -> Contender:
-    """Return a built engine, or an ONNX file built in passing, that takes all of `sizes`."""
+    """Return a built engine, or an ONNX file that becomes one, that takes all of `sizes`."""
     info = open_any(path, store).info if path.is_dir() else graph_info(path)
     assert info is not None
     check_race_sizes(sizes, info)  # before anything is built
-    folder = engine_folder(path, store)
+    folder = engine_folder(path, store, engine)
+    built = read_built(folder)
     return Contender(
-        name=f"{info.network} {info.width} onnxruntime {info.precision}",
+        name=f"{info.network} {info.width} {built.engine} {info.precision}",
         network=info.network,
         width=info.width,
-        engine="onnxruntime",
-        engine_version=metadata.version("onnxruntime"),
+        engine=built.engine,
+        engine_version=built.engine_version,
         precision=info.precision,
         open=functools.partial(open_engine, folder, num_threads=num_threads),
-        sha256=sha256_file(path / "engine.onnx" if path.is_dir() else path),
+        sha256=built.sha256 if path.is_dir() else sha256_file(path),
     )
 
 
@@ -241,13 +247,10 @@ def race_family(
     """Race a network's full form against its 1/4 student, eager and as engines, in one run."""
     full = Origin(network=network, width=FULL, weights=None)
     student = student_origin(network)
-    float_path, int8_path = student_files(student, folder)
-    contenders = [
-        eager_contender(full, num_threads),
-        eager_contender(student, num_threads),
-        engine_contender(float_path, store, num_threads),
-        engine_contender(int8_path, store, num_threads),
-    ]
+    files = student_files(student, folder)
+    contenders = [eager_contender(full, num_threads), eager_contender(student, num_threads)]
+    for engine in installed_engines():
+        contenders += [engine_contender(path, store, num_threads, engine=engine) for path in files]
     config = RaceConfig(num_threads=num_threads, budget_s=seconds)
     return race(contenders, race_photograph(size), config)
 

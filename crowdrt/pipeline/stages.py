@@ -22,7 +22,7 @@ from crowdrt.contracts import (
     UInt8Image,
 )
 from crowdrt.engines.base import Engine, open_engine
-from crowdrt.engines.store import BuiltEngine, EngineStore
+from crowdrt.engines.store import DEFAULT_ENGINE, BuiltEngine, EngineStore
 from crowdrt.errors import EngineError, RecipeError
 from crowdrt.lazy import require
 from crowdrt.manifest import fingerprint, read_manifest, reusable, sha256_file, versions
@@ -138,7 +138,7 @@ def default_store() -> Path:
     return Path(cache) / "crowdrt" / "engines"
 
 
-def build_stage(onnx_path: Path, store: Path | None) -> BuiltEngine:
+def build_stage(onnx_path: Path, store: Path | None, engine: str = DEFAULT_ENGINE) -> BuiltEngine:
     """Build a counting network for this machine, which the same call later finds in the store.
 
     Raises:
@@ -146,12 +146,12 @@ def build_stage(onnx_path: Path, store: Path | None) -> BuiltEngine:
             photograph enters it.
     """
     graph_info(onnx_path)
-    return EngineStore(store or default_store()).build(onnx_path)
+    return EngineStore(store or default_store()).build(onnx_path, engine=engine)
 
 
-def engine_folder(path: Path, store: Path | None) -> Path:
+def engine_folder(path: Path, store: Path | None, engine: str = DEFAULT_ENGINE) -> Path:
     """Return the built engine at `path`; an ONNX file is built in passing."""
-    return path if path.is_dir() else build_stage(path, store).path
+    return path if path.is_dir() else build_stage(path, store, engine).path
 
 
 def open_any(path: Path, store: Path | None, *, num_threads: int = 0) -> Engine:
