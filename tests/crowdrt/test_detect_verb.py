@@ -13,70 +13,100 @@ from crowdrt.contracts import IMAGENET, GraphInfo
 from crowdrt.onnx_file import set_info
 
 CELL, NUM_DETECTIONS = 8, 20
-STRIDE = 16
-PIXELS = replace(IMAGENET, stride=STRIDE)
+PIXELS = replace(IMAGENET, stride=16)
 
 
-def detector(path, *, size=None, label=0, scale=1.0, num_scores=NUM_DETECTIONS, normalised=False):
+def detector(
+    path, *, size=None, label=0, scale=1.0, num_scores=NUM_DETECTIONS, normalised=False, raw=False
+):
     """Write a detector: a cell's score is its brightness, its box the cell itself.
 
-    Its boxes are in input pixels, its detections the brightest cells, whatever their score.
+    It lists the brightest cells, whatever their score; or answers every cell (`raw`).
     """
     height, width = size or ("h", "w")
     constants = {
-        "cell": np.array([0, 1, 0, 1], np.int64),
         "corner": np.array([0, 0, CELL, CELL], np.float32),
-        "k": np.array([NUM_DETECTIONS]), "pixels": np.array(CELL * scale, np.float32),
-        "flat": np.array([1, -1]), "front": np.array([0]), "yx": np.array([3, 2, 3, 2]),
-        "white": np.array(255, np.float32), "last": np.array([num_scores]), "one": np.array([1]),
-        "label": np.array(label),
+        "pixels": np.array(CELL * scale, np.float32),
+        "white": np.array(255, np.float32),
+        "yx": np.array([3, 2, 3, 2]),
         "mean": np.array(PIXELS.mean, np.float32).reshape(1, 3, 1, 1),
         "std": np.array(PIXELS.std, np.float32).reshape(1, 3, 1, 1),
-    }  # fmt: skip
-    node = helper.make_node
-    grey = (
+    }
+    node, value = helper.make_node, helper.make_tensor_value_info
+    levels = (
         [node("Mul", ["image", "std"], ["scaled"]), node("Add", ["scaled", "mean"], ["float"])]
         if normalised
         else [node("Cast", ["image"], ["float"], to=TensorProto.FLOAT)]
     )
-    nodes = [
-        *grey,
+    cells = [
         node("ReduceMean", ["float"], ["grey"], axes=[1]),
         node("AveragePool", ["grey"], ["cells"], kernel_shape=[CELL] * 2, strides=[CELL] * 2),
         node("Div", ["cells", "white"], ["brightness"]),
-        node("Reshape", ["brightness", "flat"], ["all"]),
-        node("TopK", ["all", "k"], ["best", "index"]),
-        node("Slice", ["best", "front", "last", "one"], ["scores"]),
-        node("Add", ["brightness", "white"], ["nonzero"]),
-        node("NonZero", ["nonzero"], ["where"]),
+        node("Add", ["brightness", "white"], ["not_zero"]),
+        node("NonZero", ["not_zero"], ["where"]),
         node("Gather", ["where", "yx"], ["xyxy"], axis=0),
-        node("Transpose", ["xyxy"], ["grid"], perm=[1, 0]),
-        node("Cast", ["grid"], ["steps"], to=TensorProto.FLOAT),
+        node("Transpose", ["xyxy"], ["rows"], perm=[1, 0]),
+        node("Cast", ["rows"], ["steps"], to=TensorProto.FLOAT),
         node("Mul", ["steps", "pixels"], ["left_top"]),
         node("Add", ["left_top", "corner"], ["every"]),
-        node("Gather", ["every", "index"], ["boxes"], axis=0),
-        node("Mul", ["index", "front"], ["nothing"]),
-        node("Add", ["nothing", "label"], ["labels"]),
     ]
-    value = helper.make_tensor_value_info
+    answer, outputs, more = every_cell() if raw else brightest_cells(label, num_scores)
     kind = TensorProto.FLOAT if normalised else TensorProto.UINT8
     graph = helper.make_graph(
-        nodes,
+        [*levels, *cells, *answer],
         "detector",
         [value("image", kind, [1, 3, height, width])],
-        [
-            value("boxes", TensorProto.FLOAT, [1, NUM_DETECTIONS, 4]),
-            value("scores", TensorProto.FLOAT, [1, num_scores]),
-            value("labels", TensorProto.INT64, [1, NUM_DETECTIONS]),
-        ],
-        [numpy_helper.from_array(array, name) for name, array in constants.items()],
+        outputs,
+        [numpy_helper.from_array(array, name) for name, array in (constants | more).items()],
     )
+    return save(
+        graph, path, network="dsla", density_stride=8, output="boxes", normalised_input=normalised
+    )
+
+
+def brightest_cells(label, num_scores):
+    """The nodes, outputs and constants of a detector that is decoded inside the graph."""
+    node, value = helper.make_node, helper.make_tensor_value_info
+    nodes = [
+        node("Reshape", ["brightness", "flat"], ["all"]),
+        node("TopK", ["all", "k"], ["best", "index"]),
+        node("Slice", ["best", "zero", "last", "one"], ["scores"]),
+        node("Gather", ["every", "index"], ["boxes"], axis=0),
+        node("Mul", ["index", "zero"], ["none"]),
+        node("Add", ["none", "label"], ["labels"]),
+    ]
+    outputs = [
+        value("boxes", TensorProto.FLOAT, [1, NUM_DETECTIONS, 4]),
+        value("scores", TensorProto.FLOAT, [1, num_scores]),
+        value("labels", TensorProto.INT64, [1, NUM_DETECTIONS]),
+    ]
+    numbers = {"flat": [1, -1], "k": [NUM_DETECTIONS], "zero": [0], "one": [1]}
+    numbers |= {"last": [num_scores], "label": [label]}
+    return nodes, outputs, {name: np.array(each) for name, each in numbers.items()}
+
+
+def every_cell():
+    """The same of one that is decoded outside: a logit is ten times the brightness, less five."""
+    node, value = helper.make_node, helper.make_tensor_value_info
+    nodes = [
+        node("Unsqueeze", ["every", "zero"], ["boxes"]),
+        node("Reshape", ["brightness", "column"], ["by_cell"]),
+        node("Mul", ["by_cell", "ten"], ["ten_times"]),
+        node("Sub", ["ten_times", "five"], ["logits"]),
+    ]
+    outputs = [
+        value("logits", TensorProto.FLOAT, [1, "cells", 1]),
+        value("boxes", TensorProto.FLOAT, [1, "cells", 4]),
+    ]
+    ten, five = np.array(10, np.float32), np.array(5, np.float32)
+    numbers = {"zero": np.array([0]), "column": np.array([1, -1, 1]), "ten": ten, "five": five}
+    return nodes, outputs, numbers
+
+
+def save(graph, path, **info):
+    """Write a graph with what it says of itself."""
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    info = GraphInfo(
-        network="dsla", width="1/4", preprocessing=PIXELS, density_stride=8, output="boxes",
-        normalised_input=normalised,
-    )  # fmt: skip
-    set_info(model, info)
+    set_info(model, GraphInfo(width="1", preprocessing=PIXELS, **info))
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, path)
     return path
@@ -227,6 +257,14 @@ def test_a_detector_that_is_fed_normalised_images(crowdrt, engine, sets, tmp_pat
     )
 
 
+def test_cells_are_decoded_beside_the_graph(crowdrt, engine, sets, tmp_path):
+    raw = detector(tmp_path / "raw.onnx", raw=True)
+    (row,) = crowdrt("detect", raw, sets["mot"], "--score", 0.9, "--json").json()
+    (decoded,) = crowdrt("detect", engine, sets["mot"], "--score", 0.9, "--json").json()
+    assert row["boxes"] == decoded["boxes"]
+    assert row["scores"] == pytest.approx([1 / (1 + np.exp(-5))] * 2, abs=1e-4)
+
+
 def test_only_people_are_boxed(crowdrt, sets, tmp_path):
     engine = detector(tmp_path / "cars.onnx", label=2)
     (row,) = crowdrt("detect", engine, sets["mot"], "--json").json()
@@ -273,11 +311,7 @@ def counter(path):
         ],
         [numpy_helper.from_array(np.array([1, 2, 3]), "axes")],
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    set_info(model, GraphInfo(network="csrnet", width="1", preprocessing=PIXELS, density_stride=1))
-    onnx.checker.check_model(model, full_check=True)
-    onnx.save(model, path)
-    return path
+    return save(graph, path, network="csrnet", density_stride=1)
 
 
 def test_engines_that_do_something_else(crowdrt, engine, sets, tmp_path):
