@@ -1,7 +1,8 @@
 """A float ONNX network and photographs become an INT8 ONNX network."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ from crowdrt.calibration.plan import Plan, plan_int8
 from crowdrt.calibration.qdq import activation_scale, insert_qdq
 from crowdrt.calibration.ranges import Statistics, range_of
 from crowdrt.console import track
-from crowdrt.contracts import Artifact, CalibrationConfig, Feeds, GraphInfo, Size
-from crowdrt.data.images import check_file, unreadable
+from crowdrt.contracts import Artifact, CalibrationConfig, Feeds, GraphInfo, Size, UInt8Image
+from crowdrt.data.images import check_file, read_image, unreadable
 from crowdrt.data.preprocess import load_feed
+from crowdrt.data.tiles import tiles_of, tiling_of
 from crowdrt.errors import CalibrationError
 from crowdrt.manifest import fingerprint, reusable, sha256_file, write_manifest, write_whole
 from crowdrt.onnx_file import external_files, graph_info, read_onnx, set_info
@@ -41,7 +43,8 @@ def calibrate(
         onnx_path: a float network that crowdrt exported, for a fixed or any size.
         images: photographs like those that it will see, and none that it will be judged by. Of
             more than `config.num_images`, that many are taken at even distances. Each is run at
-            its own size, whatever size the network was exported for.
+            its own size, whatever size the network was exported for; a network that takes one
+            size and no other sees its tiles, as when it counts.
         out: the INT8 network; its manifest lies beside it.
         config: how ranges are found.
         keep_float: names of convolutions to leave in float.
@@ -65,7 +68,7 @@ def calibrate(
         **asdict(config),
         "images": {"num": len(files), "sha256": made_from["images"], "files": files},
         "float": dict(plan.left),
-        "int8_macs": int8_share(conv_macs(model, COST_SIZE), plan.convs),
+        "int8_macs": int8_share(conv_macs(model, info.fixed_size or COST_SIZE), plan.convs),
         "tensors": tensor_facts(plan, seen, config),
     }
     return write_manifest(out, kind="onnx", made_from=made_from, facts=facts)
@@ -138,7 +141,7 @@ def collect(
     graph = LayerwiseGraph(model, watched, num_threads=num_threads)
     seen = {name: Statistics() for name in watched}
     for path in track(images, "calibrating", total=len(images)):
-        for name, values in graph.run(feeds_of(model, info, path)):
+        for name, values in chain.from_iterable(map(graph.run, feeds_of(model, info, path))):
             try:
                 seen[name].add(values)
             except FloatingPointError as error:
@@ -150,18 +153,29 @@ def collect(
     return seen
 
 
-def feeds_of(model: onnx.ModelProto, info: GraphInfo, path: Path) -> Feeds:
-    """Return one photograph as the network takes it."""
+def feeds_of(model: onnx.ModelProto, info: GraphInfo, path: Path) -> Iterator[Feeds]:
+    """Yield one photograph as the network takes it: whole, or tile by tile."""
     stored = {value.name for value in model.graph.initializer}
     name = next(value.name for value in model.graph.input if value.name not in stored)
-    pixels = load_feed(path, info.preprocessing)
-    if not info.normalised_input:
-        return {name: pixels}
-    mean, std = (
-        np.array(levels, np.float32)[:, None, None]
-        for levels in (info.preprocessing.mean, info.preprocessing.std)
-    )
-    return {name: (pixels.astype(np.float32) - mean) / std}
+    for pixels in pixels_of(info, path):
+        if not info.normalised_input:
+            yield {name: pixels}
+            continue
+        mean, std = (
+            np.array(levels, np.float32)[:, None, None]
+            for levels in (info.preprocessing.mean, info.preprocessing.std)
+        )
+        yield {name: (pixels.astype(np.float32) - mean) / std}
+
+
+def pixels_of(info: GraphInfo, path: Path) -> Iterator[UInt8Image]:
+    """Yield (1, C, H, W): the photograph padded to the stride, or each tile that it is cut into."""
+    if info.fixed_size is None:
+        yield load_feed(path, info.preprocessing)
+        return
+    photograph = read_image(path, info.preprocessing.channels)
+    tiling = tiling_of((photograph.shape[1], photograph.shape[2]), info.fixed_size)
+    yield from tiles_of(photograph, tiling, info.preprocessing)
 
 
 def quantize(
