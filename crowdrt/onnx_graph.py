@@ -55,13 +55,18 @@ def every_node(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
 
 def needed_nodes(graph: onnx.GraphProto, wanted: Collection[str]) -> list[onnx.NodeProto]:
     """Return the nodes on which the wanted tensors depend, in the graph's order."""
+    return [graph.node[i] for i in needed_places(graph, wanted)]
+
+
+def needed_places(graph: onnx.GraphProto, wanted: Collection[str]) -> list[int]:
+    """Return where in the graph the nodes stand on which the wanted tensors depend."""
     names = set(wanted)
-    needed = []
-    for node in reversed(graph.node):
+    places = []
+    for i, node in reversed(list(enumerate(graph.node))):
         if names & set(node.output):
-            needed.append(node)
+            places.append(i)
             names |= reads(node)
-    return needed[::-1]
+    return places[::-1]
 
 
 def unneeded(graph: onnx.GraphProto, wanted: Collection[str] | None = None) -> dict[str, list[str]]:
@@ -71,18 +76,14 @@ def unneeded(graph: onnx.GraphProto, wanted: Collection[str] | None = None) -> d
         Names under "nodes", "initializers" and "inputs".
     """
     outputs = {value.name for value in graph.output} if wanted is None else set(wanted)
-    needed = needed_nodes(graph, outputs)
-    kept = {id(node) for node in needed}
-    names = outputs.union(*map(reads, needed))
+    places = set(needed_places(graph, outputs))
+    names = outputs.union(*(reads(graph.node[i]) for i in places))
     stored = [*stored_names(graph)]
+    inputs = [value.name for value in graph.input if value.name not in stored]
     return {
-        "nodes": [name_of(node) for node in graph.node if id(node) not in kept],
+        "nodes": [name_of(node) for i, node in enumerate(graph.node) if i not in places],
         "initializers": [name for name in stored if name not in names],
-        "inputs": [
-            value.name
-            for value in graph.input
-            if value.name not in names and value.name not in stored
-        ],
+        "inputs": [name for name in inputs if name not in names],
     }
 
 

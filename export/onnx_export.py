@@ -20,6 +20,7 @@ from crowdrt.export.deploy import ShippedNetwork
 from crowdrt.export.parity import probe_images, probe_sizes, prove_parity
 from crowdrt.export.quiet import quiet
 from crowdrt.export.simplify import simplify
+from crowdrt.export.strip import prove_stripped
 from crowdrt.manifest import reusable, write_manifest, write_whole
 from crowdrt.models.network import Network
 from crowdrt.onnx_file import set_info
@@ -43,6 +44,7 @@ def export_onnx(
     normalised_input: bool = False,
     made_from: Mapping[str, Any] | None = None,
     images: Sequence[UInt8Image] = (),
+    training: Network | None = None,
 ) -> Artifact:
     """Write `model` as ONNX, proven against PyTorch before the file takes its name.
 
@@ -55,9 +57,10 @@ def export_onnx(
         normalised_input: leave normalisation to the caller, who then feeds float32.
         made_from: what decided the weights, for the manifest; None hashes the network itself.
         images: (1, C, H, W) padded photographs to prove parity on; none: made-up pictures.
+        training: the network as it was trained, to prove and record what was stripped.
 
     Raises:
-        ExportError: a size or an opset that cannot be exported.
+        ExportError: a size or an opset that cannot be exported, or a training-only part is left.
         ParityError: the file does not answer as PyTorch does.
     """
     info = replace(info, normalised_input=normalised_input)
@@ -79,8 +82,7 @@ def export_onnx(
     say(f"{path.name}: {facts['simplification']}")
     with write_whole(path) as temporary:
         onnx.save(proto, temporary)
-        parity = prove_parity(model, temporary, images or pictures)
-    facts["parity"] = parity.to_facts()
+        facts |= _prove(model, training, temporary, images or pictures, size)
     return write_manifest(path, kind="onnx", made_from=made, facts=facts)
 
 
@@ -93,6 +95,23 @@ def _build(
     proto, note = simplify(describe(proto, info), _feeds(shipped, pictures))
     facts = {"nodes": len(proto.graph.node), "exporter": exporter, "simplification": note}
     return proto, facts
+
+
+def _prove(
+    model: Network,
+    training: Network | None,
+    path: Path,
+    images: Sequence[UInt8Image],
+    size: Size | None,
+) -> dict[str, Any]:
+    """Hold the file against PyTorch and against the training network; return what was found."""
+    facts: dict[str, Any] = {"parity": prove_parity(model, path, images).to_facts()}
+    if training is not None:
+        stripping = prove_stripped(training, model, path, images, size=size)
+        facts["stripped"] = stripping.to_facts()
+        for line in stripping.lines():
+            say(line)
+    return facts
 
 
 def check_opset(opset: int) -> None:

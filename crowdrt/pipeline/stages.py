@@ -96,6 +96,7 @@ def export_stage(
         normalised_input=normalised_input,
         made_from=made_from,
         images=images,
+        training=model,
     )
 
 
