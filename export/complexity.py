@@ -97,6 +97,12 @@ def count(model: Network, size: Size) -> tuple[int, int, int]:
     Branches that only training needs are removed from `model` first, as `export.deploy` does.
     Nothing is folded: the papers count batch norm.
     """
+    height, width = size
+    if model.fixed_size not in (None, size):
+        raise ExportError(
+            f"{type(model).__name__} takes one size and no other, not {height}x{width}",
+            fix="use --size {}x{}".format(*model.fixed_size),
+        )
     for name in model.train_only:
         delattr(model, name)
     model.eval()
@@ -104,7 +110,6 @@ def count(model: Network, size: Size) -> tuple[int, int, int]:
     try:
         paper_flops = count_paper_flops(model, image, unseen=model.unseen)
     except (RuntimeError, ValueError) as error:  # ValueError: instance norm of one pixel
-        height, width = size
         raise ExportError(
             f"{type(model).__name__} cannot run at {height}x{width}: {error}",
             fix=f"use a size of at least {model.preprocessing.stride * 4} px on each side, "

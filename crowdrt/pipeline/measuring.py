@@ -87,9 +87,14 @@ def engine_contender(
 
 
 def check_race_sizes(sizes: Sequence[Size], info: GraphInfo) -> None:
-    """Refuse a size that the network never sees, since photographs are padded to its stride."""
+    """Refuse a size that the network never sees: it has its own, or photographs are padded."""
     stride = info.preprocessing.stride
     for size in sizes:
+        if info.fixed_size not in (None, size):
+            raise RecipeError(
+                f"{info.network} takes one size and no other, not {shown([size])}",
+                fix=f"use --size {shown([info.fixed_size])}",
+            )
         if any(side % stride for side in size):
             up = shown([(-(-size[0] // stride) * stride, -(-size[1] // stride) * stride)])
             raise RecipeError(
