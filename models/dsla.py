@@ -89,9 +89,10 @@ def head(channels: int, num_outputs: int, bias: float) -> nn.Conv2d:
 def feature_shuffle(levels: Sequence[Tensor]) -> list[Tensor]:
     """Exchange channels between neighbouring levels.
 
-    Of C channels and with S = C / 4, a level keeps its first C - 2S; the last S come from the next
-    coarser level and the S before them from the next finer one, from the same places there. They
-    are resized bilinearly with aligned corners. Nothing is learned.
+    Of C channels and with S = C / 4, a level keeps its first C - 2S. Then come the last S of the
+    next coarser level, and then the S before those of the next finer one, resized bilinearly with
+    aligned corners. At either end of the pyramid a level stands in for its missing neighbour.
+    Nothing is learned.
 
     Args:
         levels: from fine to coarse, each (B, C, h, w).
