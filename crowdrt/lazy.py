@@ -1,6 +1,7 @@
 """Optional libraries, imported where they are used and named with the extra that brings them."""
 
 import importlib
+import importlib.util
 import os
 import sys
 from types import ModuleType
@@ -24,6 +25,13 @@ def require(module: str, *, extra: str) -> ModuleType:
         return importlib.import_module(module)
     except (ImportError, OSError) as error:  # OSError: a shared library of its own is missing
         raise missing(module, extra, error) from error
+
+
+def check_installed(*modules: str, extra: str) -> None:
+    """Say before long work begins that a library is not there; none is loaded for that."""
+    for module in modules:
+        if importlib.util.find_spec(module) is None:
+            raise missing(module, extra, ModuleNotFoundError(f"No module named {module!r}"))
 
 
 def missing(module: str, extra: str, error: Exception) -> MissingDependencyError:

@@ -14,6 +14,7 @@ from crowdrt.console import say, tell
 from crowdrt.contracts import Artifact, Measurement, Precision, Recipe, Sample
 from crowdrt.engines.base import open_engine
 from crowdrt.engines.machine import machine_identity
+from crowdrt.lazy import TRAIN, check_installed
 from crowdrt.manifest import reusable, sha256_file, write_json, write_manifest, write_whole
 from crowdrt.pipeline.counting import describe_accuracy, draw_overlays, has_map
 from crowdrt.pipeline.measuring import (
@@ -96,6 +97,8 @@ def run_recipe(
     """
     summary = RunSummary(recipe=recipe, folder=out)
     student = origin_of_recipe(recipe)  # before anything is made: it may be missing
+    check_installed(*TRAIN, extra="train")
+    check_installed("matplotlib", "jinja2", extra="report")
     start = time.perf_counter()
     photos = photographs(data, out, num_test=num_images)
     summary.did("photographs", describe(photos), since=start)

@@ -50,6 +50,21 @@ def test_onnx_runtime_reports_nothing(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []  # its reporter keeps a session file there
 
 
+def test_a_run_without_its_report_is_not_begun(tmp_path):
+    code = (
+        "import sys; sys.modules['jinja2'] = None\n"
+        "sys.argv = ['crowdrt', 'run', 'csrnet-quarter', '--out', 'x']\n"
+        "from crowdrt.cli import main; main()"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert ended.returncode == 1
+    assert "jinja2 could not be imported" in ended.stderr
+    assert "fix: pip install 'crowdrt[report]'" in ended.stderr
+    assert not list(tmp_path.iterdir())
+
+
 def test_only_libraries_of_the_extra_are_explained():
     torch = missing_for_training(ImportError("No module named 'torch'", name="torch._C"))
     assert torch is not None
@@ -65,6 +80,7 @@ def test_only_libraries_of_the_extra_are_explained():
         ["complexity", "csrnet"],
         ["train", "csrnet-quarter", "-o", "x"],
         ["import", "x.npz", "-o", "x.safetensors"],
+        ["run", "csrnet-quarter", "--out", "x"],
     ],
     ids=lambda arguments: arguments[0],
 )
