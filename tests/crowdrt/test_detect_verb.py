@@ -198,6 +198,24 @@ def test_the_measures_see_every_score_and_the_count_does_not(crowdrt, engine, se
     assert len(row["boxes"]) == 2
 
 
+def test_an_annotated_box_ends_where_the_photograph_does(crowdrt, engine, sets, tmp_path):
+    photograph(tmp_path / "Images" / "a.jpg", [(1, 0)])
+    line = {"ID": "a", "gtboxes": [{"tag": "person", "fbox": [-20, 8, 28, 8]}]}
+    sets["odgt"].write_text(json.dumps(line))
+    assert "AP 100.0, AP@[.5:.95] 100.0" in crowdrt("detect", engine, sets["odgt"]).out
+
+
+@pytest.mark.data
+def test_on_real_streets(crowdrt, engine, data_root):
+    folder = data_root / "MOT17-mini" / "train" / "MOT17-05-FRCNN"
+    rows = crowdrt("detect", engine, folder, "--json").json()
+    assert [row["annotated"] for row in rows] == [6, 6, 7, 8, 9, 9]
+    assert all(0 < len(row["boxes"]) <= NUM_DETECTIONS for row in rows)
+    assert np.max(next(row["boxes"] for row in rows if row["boxes"])) <= 640
+    shown = crowdrt("detect", engine, folder).out
+    assert "for 45 people on 6 annotated photographs" in shown
+
+
 def test_people_for_people(crowdrt, engine, sets, tmp_path):
     photograph(tmp_path / "[red]:cat:.png", [(0, 0)])
     answer = crowdrt("detect", engine, tmp_path / "[red]:cat:.png", sets["mot"])
