@@ -24,10 +24,9 @@ from torch import Tensor, nn
 from crowdrt.contracts import Size, UInt8Image
 from crowdrt.errors import ExportError
 from crowdrt.export.complexity import count_macs
-from crowdrt.export.deploy import ShippedNetwork
 from crowdrt.export.parity import prove_parity
 from crowdrt.export.quiet import quiet
-from crowdrt.models.network import Network, Normalise
+from crowdrt.models.network import Network
 from crowdrt.onnx_graph import name_of, reads, stored_tensors, unneeded
 
 COST_SIZE = (576, 864)  # where MACs are counted for a graph of any size: SKT's first
@@ -41,7 +40,7 @@ Arrays = Mapping[str, npt.NDArray[Any]]
 class GraphSize:
     """How large a graph is."""
 
-    nodes: int  # as PyTorch's tracer writes them, before anything is simplified
+    nodes: int  # as PyTorch's tracer writes the network, without normalisation and count
     params: int
     macs: int
 
@@ -108,14 +107,15 @@ def prove_stripped(
     removed = branch_tensors(trained)
     alike = refuse_leftovers(model.graph, trained, deployed)
     max_rel, compared = compare(trained, path, images[:NUM_COMPARED])
-    graphs = traced_pair(trained, deployed, model)
     cost_size = size or trained.fixed_size or COST_SIZE
+    graph, before = measured(trained, cost_size, model, by_losses=True)
+    _, after = measured(deployed, cost_size, model, by_losses=False)
     learned = {name: p.numel() for name, p in trained.named_parameters() if name in removed}
-    nodes = training_nodes(graphs[0], removed, trained.train_only, children(deployed))
+    nodes = training_nodes(graph, removed, trained.train_only, children(deployed))
     return Stripping(
         size=cost_size,
-        before=size_of(graphs[0], trained, TrainingGraph(trained, normalise=False), cost_size),
-        after=size_of(graphs[1], deployed, deployed, cost_size),
+        before=before,
+        after=after,
         file_nodes=len(model.graph.node),
         branches=tuple(trained.train_only),
         branch_params=sum(learned.values()),
@@ -167,18 +167,19 @@ class WholeNetwork(Network):
         return self.network(image)
 
 
-class TrainingGraph(nn.Module):
-    """Pixels in, everything that the losses see out."""
+class Seen(nn.Module):
+    """A network, and all that its losses see or all that ships as a flat tuple."""
 
-    def __init__(self, network: Network, *, normalise: bool = True) -> None:
+    def __init__(self, network: Network, *, by_losses: bool) -> None:
         super().__init__()
         self.network = network
-        self.normalise = Normalise(network.preprocessing) if normalise else nn.Identity()
+        self.by_losses = by_losses
         self.eval()
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        """(B, C, H, W) pixels, or what the network takes -> the tensors of `forward_train`."""
-        return tuple(tensors(self.network.forward_train(self.normalise(image))))
+        """(B, C, H, W) normalised image -> the tensors of `forward_train` or of `forward`."""
+        network = self.network
+        return tuple(tensors(network.forward_train(image) if self.by_losses else network(image)))
 
 
 def has_training_form(network: Network) -> bool:
@@ -209,34 +210,29 @@ def arrays(state: Mapping[str, Tensor]) -> Arrays:
     return {name: t.numpy(force=True) for name, t in state.items() if t.is_floating_point()}
 
 
-def num_params(network: nn.Module) -> int:
-    """Return how many numbers a network learned."""
-    return sum(parameter.numel() for parameter in network.parameters())
-
-
 def children(network: nn.Module) -> set[str]:
     """Return the names of the parts that a network holds directly."""
     return {name for name, _ in network.named_children()}
 
 
-def size_of(graph: onnx.GraphProto, network: Network, module: nn.Module, size: Size) -> GraphSize:
-    """Return how large `graph` is; MACs are counted on `module`, on the meta device."""
-    image = torch.empty(1, network.preprocessing.num_channels, *size, device="meta")
-    return GraphSize(
-        nodes=len(graph.node),
-        params=num_params(network),
-        macs=count_macs(copy.deepcopy(module).to("meta"), image),
-    )
+def measured(
+    network: Network, size: Size, like: onnx.ModelProto, *, by_losses: bool
+) -> tuple[onnx.GraphProto, GraphSize]:
+    """Return a network's graph without its weights, and how large the network is.
 
-
-def traced_pair(
-    trained: Network, deployed: Network, like: onnx.ModelProto
-) -> tuple[onnx.GraphProto, onnx.GraphProto]:
-    """Return the training graph and the deployed one, exported alike."""
-    channels = trained.preprocessing.num_channels
-    image = torch.zeros(1, channels, *(trained.fixed_size or TRACE_SIZE), dtype=torch.uint8)
-    shipped = ShippedNetwork(deployed, deployed.preprocessing)
-    return traced(TrainingGraph(trained), image, like), traced(shipped, image, like)
+    Args:
+        network: a training network, or a deployed one.
+        size: (height, width) at which MACs are counted, on the meta device.
+        like: its opset is used.
+        by_losses: measure `forward_train`, not `forward`.
+    """
+    channels = network.preprocessing.num_channels
+    small = torch.zeros(1, channels, *(network.fixed_size or TRACE_SIZE))
+    graph = traced(Seen(network, by_losses=by_losses), small, like)
+    on_meta = Seen(copy.deepcopy(network).to("meta"), by_losses=by_losses)
+    image = torch.empty(1, channels, *size, device="meta")
+    params = sum(parameter.numel() for parameter in network.parameters())
+    return graph, GraphSize(len(graph.node), params, count_macs(on_meta, image))
 
 
 def traced(module: nn.Module, image: Tensor, like: onnx.ModelProto) -> onnx.GraphProto:
