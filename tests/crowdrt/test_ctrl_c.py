@@ -9,11 +9,15 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
 
-COMMAND = [sys.executable, "-c", "from crowdrt.cli import main; main()"]
+from crowdrt.__main__ import main as start
+
+ROOT = Path(__file__).resolve().parents[2]
+COMMAND = [sys.executable, "-m", "crowdrt"]
 WAIT_S = 300.0  # for a busy machine; a quiet one takes seconds
 
 # The verb, and a function in the middle of its work, at whose n-th call Ctrl-C comes.
@@ -36,7 +40,7 @@ STAGES = {
     ),
     "build": (
         "build {tiny}/tiny.onnx --store {out}/store",
-        ("crowdrt.engines.store.save_optimised", 1),
+        ("crowdrt.engines.ort.save_optimised", 1),
     ),
     "count": (
         "count {tiny}/tiny.onnx {tiny}/photos --store {tiny}/store --overlay {out}/new",
@@ -134,6 +138,62 @@ def test_training_goes_on_where_it_stopped(tiny, tiny_recipe, tmp_path, crowdrt,
     assert again.code == 0
     assert "resuming at step 2" in again.err
     assert not list((tmp_path / "out").glob(".*"))
+
+
+SLOW_IMPORT = """
+import pathlib, time
+pathlib.Path("importing").touch()
+time.sleep(SECONDS)
+raise ImportError("what a slow disk brought at last")
+"""
+
+
+def importing(folder, *, seconds, **options):
+    """The command in the middle of its imports: `rich`, one of them, does not arrive."""
+    (folder / "rich.py").write_text(SLOW_IMPORT.replace("SECONDS", str(seconds)))
+    script = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]["crowdrt"]
+    module, function = script.split(":")
+    path = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
+    process = subprocess.Popen(
+        [sys.executable, "-c", f"from {module} import {function} as main; main()", "recipes"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": path},
+        start_new_session=True,
+        **options,
+    )
+    deadline = time.monotonic() + WAIT_S
+    while not (folder / "importing").exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return process
+
+
+def test_ctrl_c_before_the_command_line_is_there_is_quiet(tmp_path):
+    process = importing(tmp_path, seconds=WAIT_S)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.communicate(timeout=WAIT_S) == ("", "")
+    assert process.returncode == -signal.SIGINT  # 130 in a shell
+
+
+def test_ctrl_c_that_the_caller_ignores_stays_ignored(tmp_path):
+    def ignore():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    process = importing(tmp_path, seconds=1, preexec_fn=ignore)
+    os.killpg(process.pid, signal.SIGINT)
+    assert "a slow disk" in process.communicate(timeout=WAIT_S)[1]
+    assert process.returncode == 1
+
+
+def test_the_command_line_has_ctrl_c_for_itself_again(monkeypatch):
+    seen = []
+    monkeypatch.setattr("crowdrt.cli.main", lambda: seen.append(signal.getsignal(signal.SIGINT)))
+    start()
+    assert seen == [signal.default_int_handler]
 
 
 def started(*arguments, cwd):
