@@ -9,7 +9,7 @@ Kaiming-normal instead of from ImageNet's VGG-16.
 Shapes: B images, H x W input pixels, h x w = H/8 x W/8 output cells, C feature channels.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from functools import reduce
 
@@ -66,16 +66,27 @@ class ContextBlock(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, C, h, w) -> (B, C, h, w)."""
-        surroundings, weights = [], []
-        for pool, scale in zip(self.pools, self.scales, strict=True):
-            seen = functional.interpolate(
-                scale(pool(features)), size=features.shape[2:], mode="bilinear"
-            )
-            surroundings.append(seen)
-            weights.append(torch.sigmoid(self.contrast(features - seen)))
+        surroundings = [
+            functional.interpolate(scale(pool(features)), size=features.shape[2:], mode="bilinear")
+            for pool, scale in zip(self.pools, self.scales, strict=True)
+        ]
+        weights = relative_sigmoids([self.contrast(features - seen) for seen in surroundings])
         weighted = total(seen * weight for seen, weight in zip(surroundings, weights, strict=True))
         merged: Tensor = self.merge(torch.cat([weighted / total(weights), features], dim=1))
         return merged
+
+
+def relative_sigmoids(logits: Sequence[Tensor]) -> list[Tensor]:
+    """Return the sigmoids of several tensors up to a factor that is common to them.
+
+    Where all of them are near 0 their ratios are lost, and runtimes differ: ONNX Runtime's sigmoid
+    is never below 1e-8, FP16 knows nothing between 6e-8 and 0. With n = min(0, the largest logit),
+    sigmoid(z) is e^n / (e^n + e^(n - z)), of which e^n is the common factor; the largest of what
+    remains lies between 1/2 and 1. Ratios below e^-60 stay at that, so that gradients are finite.
+    """
+    shift = reduce(torch.maximum, logits).clamp(max=0)
+    floor = shift.exp()
+    return [((shift - logit).clamp(max=60).exp() + floor).reciprocal() for logit in logits]
 
 
 def total(terms: Iterable[Tensor]) -> Tensor:

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from crowdrt.export.deploy import deploy
 from crowdrt.models import build_model
-from crowdrt.models.can import BINS, ContextBlock, GridAverage, windows
+from crowdrt.models.can import BINS, ContextBlock, GridAverage, relative_sigmoids, windows
 from crowdrt.models.weights import load_network, save_weights
 
 EIGHTH = Fraction(1, 8)
@@ -89,6 +89,25 @@ def test_the_context_is_the_papers():
         got = block(features)[0].numpy()
     assert expected.std() > 0.05
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("level", [0, 30, -30, -90, -1000])
+def test_weights_keep_their_ratios_however_small(level):
+    for dtype, tolerance in ((torch.float32, 1e-5), (torch.float16, 5e-3)):
+        logits = [(level + 4 * torch.randn(1, 3, 4, 5)).to(dtype) for _ in BINS]
+        logarithms = [functional.logsigmoid(logit.double()) for logit in logits]
+        expected = torch.softmax(torch.stack(logarithms), dim=0)
+        weights = torch.stack(relative_sigmoids(logits)).double()
+        assert 0.49 < weights.amax(dim=0).min() <= weights.max() < 1.01
+        assert expected.std() > 0.1 or level > 0
+        torch.testing.assert_close(weights / weights.sum(dim=0), expected, rtol=0, atol=tolerance)
+
+
+def test_gradients_are_finite_where_a_weight_vanishes():
+    logits = [torch.tensor([z], requires_grad=True) for z in (500.0, 0.0, -500.0)]
+    first, _, last = relative_sigmoids(logits)
+    (first + last).sum().backward()
+    assert all(torch.isfinite(logit.grad).all() for logit in logits)
 
 
 def image_for(model):
