@@ -16,6 +16,7 @@ from crowdrt.lazy import require
 
 Pair = tuple[Detections, BoxSample]  # what an engine finds on an annotated photograph
 Floats = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
 Boxes = npt.NDArray[np.float32]  # (N, 4) x1, y1, x2, y2 in pixels
 
 RIGHT, WRONG, LEFT_OUT = 1, 0, -1  # what a detection is
@@ -45,15 +46,17 @@ def detection_quality(pairs: Sequence[Pair]) -> DetectionQuality | None:
     num_people = count_people(pairs)
     if not num_people:
         return None
-    curve = ranked(pairs, IOU)
+    curves = ranked(pairs, COCO_IOUS)
+    loose = curves[0]  # at IoU 0.5
+    precisions = [interpolated_precision(curve, num_people) for curve in curves]
     return DetectionQuality(
         num_images=len(pairs),
         num_people=num_people,
-        ap50=interpolated_precision(curve, num_people),
-        ap=float(np.mean([average_precision(pairs, iou) for iou in COCO_IOUS])),
-        mr2=miss_rate_of(curve, num_people, len(pairs)),
+        ap50=precisions[0],
+        ap=float(np.mean(precisions)),
+        mr2=miss_rate_of(loose, num_people, len(pairs)),
         ji=jaccard_index(pairs),
-        recall=float(curve.sum()) / num_people,
+        recall=float(loose.sum()) / num_people,
     )
 
 
@@ -69,7 +72,7 @@ def average_precision(pairs: Sequence[Pair], iou: float = IOU) -> float:
     image. CrowdHuman's own tool integrates the curve without interpolation instead, as a
     rule slightly less. NaN where nobody is to be found.
     """
-    return interpolated_precision(ranked(pairs, iou), count_people(pairs))
+    return interpolated_precision(ranked(pairs, [iou])[0], count_people(pairs))
 
 
 def log_average_miss_rate(pairs: Sequence[Pair]) -> float:
@@ -80,13 +83,13 @@ def log_average_miss_rate(pairs: Sequence[Pair]) -> float:
     miss rate of the lowest score threshold that makes no more mistakes; 1 where even the first
     detection is one too many. IoU 0.5. NaN where nobody is to be found.
     """
-    return miss_rate_of(ranked(pairs, IOU), count_people(pairs), len(pairs))
+    return miss_rate_of(ranked(pairs, [IOU])[0], count_people(pairs), len(pairs))
 
 
 def recall(pairs: Sequence[Pair], iou: float = IOU) -> float:
     """Return the share of people whom any detection finds, as CrowdHuman's results state it."""
     num_people = count_people(pairs)
-    return float(ranked(pairs, iou).sum()) / num_people if num_people else float("nan")
+    return float(ranked(pairs, [iou])[0].sum()) / num_people if num_people else float("nan")
 
 
 def jaccard_index(pairs: Sequence[Pair]) -> float:
@@ -124,39 +127,43 @@ def jaccard_ratios(found: Detections, truth: BoxSample) -> Floats:
     return ratios
 
 
-def ranked(pairs: Sequence[Pair], iou: float) -> npt.NDArray[np.bool_]:
-    """Return whether each detection is right, best first over all photographs; none left out."""
-    verdicts = [match(found, truth, iou) for found, truth in pairs]
-    scores = [found.scores[v != LEFT_OUT] for v, (found, _) in zip(verdicts, pairs, strict=True)]
-    kept = [v[v != LEFT_OUT] for v in verdicts]
-    if not kept:
-        return np.zeros(0, np.bool_)
-    order = np.argsort(-np.concatenate(scores), kind="stable")
-    right: npt.NDArray[np.bool_] = np.concatenate(kept)[order] == RIGHT
-    return right
+def ranked(pairs: Sequence[Pair], ious: Sequence[float] | Floats) -> list[Flags]:
+    """Return per threshold whether each detection is right: best first, of all photographs.
+
+    What is left out is gone.
+    """
+    if not pairs:
+        return [np.zeros(0, np.bool_) for _ in ious]
+    verdicts = np.concatenate([match(found, truth, ious) for found, truth in pairs], axis=1)
+    scores = np.concatenate([found.scores for found, _ in pairs])
+    best_first = verdicts[:, np.argsort(-scores, kind="stable")]
+    return [row[row != LEFT_OUT] == RIGHT for row in best_first]
 
 
-def match(found: Detections, truth: BoxSample, iou: float) -> npt.NDArray[np.int8]:
-    """Return for each detection of one photograph whether it is right, wrong or left out.
+def match(
+    found: Detections, truth: BoxSample, ious: Sequence[float] | Floats
+) -> npt.NDArray[np.int8]:
+    """Return (T, N): whether a photograph's detections are right, wrong or left out.
 
     Greedy, as in Dollár's toolbox and in COCO: the best detection first, each takes the person
-    nobody took before with whom it overlaps most, if by `iou` or more.
+    nobody took before with whom it overlaps most, if by as much as the threshold or more.
     """
     people, regions = split(truth)
-    overlaps = box_iou(found.boxes, people)
-    inside = share_inside(found.boxes, regions) >= iou
-    verdicts = np.where(inside, LEFT_OUT, WRONG).astype(np.int8)
-    taken = np.zeros(len(people), np.bool_)
+    overlaps, inside = box_iou(found.boxes, people), share_inside(found.boxes, regions)
     best_first = np.argsort(-found.scores, kind="stable")
-    for k in best_first[(overlaps[best_first] >= iou).any(axis=1)]:
-        offered = np.where(taken, -1, overlaps[k])
-        person = len(people) - 1 - int(offered[::-1].argmax())  # of equals the last, as in COCO
-        if offered[person] >= iou:
-            taken[person], verdicts[k] = True, RIGHT
+    verdicts = np.full((len(ious), len(found.scores)), WRONG, np.int8)
+    for verdict, iou in zip(verdicts, ious, strict=True):
+        verdict[inside >= iou] = LEFT_OUT
+        taken = np.zeros(len(people), np.bool_)
+        for k in best_first[(overlaps[best_first] >= iou).any(axis=1)]:
+            offered = np.where(taken, -1, overlaps[k])
+            person = len(people) - 1 - int(offered[::-1].argmax())  # of equals the last, as COCO
+            if offered[person] >= iou:
+                taken[person], verdict[k] = True, RIGHT
     return verdicts
 
 
-def interpolated_precision(right: npt.NDArray[np.bool_], num_people: int) -> float:
+def interpolated_precision(right: Flags, num_people: int) -> float:
     """Return the mean of the precision at 101 recalls, each the best at this recall or beyond."""
     if not num_people:
         return float("nan")
@@ -167,7 +174,7 @@ def interpolated_precision(right: npt.NDArray[np.bool_], num_people: int) -> flo
     return float(np.append(best, 0)[at].mean())
 
 
-def miss_rate_of(right: npt.NDArray[np.bool_], num_people: int, num_images: int) -> float:
+def miss_rate_of(right: Flags, num_people: int, num_images: int) -> float:
     """Return MR^-2 of ranked detections."""
     if not num_people:
         return float("nan")
@@ -204,11 +211,10 @@ def ratio(part: Floats, whole: Floats) -> Floats:
 
 def intersection(boxes: Boxes, others: Boxes) -> Floats:
     """Return (N, M) common area in square pixels."""
-    first, second = boxes.astype(np.float64)[:, None], others.astype(np.float64)[None]
-    sides = np.minimum(first[..., 2:], second[..., 2:]) - np.maximum(
-        first[..., :2], second[..., :2]
-    )
-    common: Floats = np.maximum(sides, 0).prod(axis=2)
+    first, second = boxes.astype(np.float64).T[:, :, None], others.astype(np.float64).T[:, None]
+    width = np.minimum(first[2], second[2]) - np.maximum(first[0], second[0])
+    height = np.minimum(first[3], second[3]) - np.maximum(first[1], second[1])
+    common: Floats = np.maximum(width, 0) * np.maximum(height, 0)
     return common
 
 

@@ -106,7 +106,9 @@ def test_people_are_matched_so_that_the_most_overlap():
     wide, left, right = [0, 0, 20, 10], [2, 0, 22, 10], [-6, 0, 14, 10]
     pair = (found([wide, left], [0.9, 0.8]), annotated([[1, 0, 21, 10], right]))
     assert box_iou(pair[0].boxes, pair[1].boxes)[1, 1] < 0.5
-    assert match(*pair, 0.5).tolist() == [1, 0]  # greedy, as the protocols of AP and MR^-2 have it
+    assert match(*pair, [0.5]).tolist() == [
+        [1, 0]
+    ]  # greedy, as the protocols of AP and MR^-2 have it
     assert jaccard_index([pair]) == 1
 
 
@@ -118,14 +120,14 @@ def test_ignored_regions_are_neither_right_nor_wrong():
         found([person(0), *inside, mostly_outside], [0.9, 0.8, 0.7, 0.6, 0.5]),
         annotated([person(0)], [region]),
     )
-    assert match(*pair, 0.5).tolist() == [1, -1, -1, -1, 0]
+    assert match(*pair, [0.5]).tolist() == [[1, -1, -1, -1, 0]]
     assert average_precision([pair]) == 1
     assert jaccard_index([pair]) == 1  # at 0.5 the last one is gone
 
 
 def test_a_person_in_an_ignored_region_is_found_first():
     pair = (found([person(0)] * 2, [0.9, 0.8]), annotated([person(0)], [[0, 0, 500, 500]]))
-    assert match(*pair, 0.5).tolist() == [1, -1]
+    assert match(*pair, [0.5]).tolist() == [[1, -1]]
     # and whoever is not found there is not missed by JI, though by the others
     nobody = (found([], []), pair[1])
     assert np.isnan(jaccard_index([nobody]))
@@ -134,7 +136,7 @@ def test_a_person_in_an_ignored_region_is_found_first():
 
 def test_a_person_is_found_once():
     pair = (found([person(0)] * 3, [0.7, 0.9, 0.8]), annotated([person(0)]))
-    assert match(*pair, 0.5).tolist() == [0, 1, 0]
+    assert match(*pair, [0.5]).tolist() == [[0, 1, 0]]
 
 
 def test_nobody_to_be_found():
@@ -224,7 +226,7 @@ def test_of_equal_overlaps_pycocotools_takes_the_last():
     between, right = [10, 0, 30, 10], [16, 0, 36, 10]
     people = annotated([[5, 0, 25, 10], [15, 0, 35, 10]])
     pairs = [(found([between, right], [0.9, 0.8]), people)]
-    assert match(*pairs[0], 0.5).tolist() == [1, 0]
+    assert match(*pairs[0], [0.5]).tolist() == [[1, 0]]
     assert average_precision(pairs) == pytest.approx(by_pycocotools(pairs)[0])
 
 
