@@ -119,12 +119,19 @@ def synthesize(
     num_images: Annotated[int, typer.Option(help="How many.")] = 12,
     seed: Annotated[int, typer.Option(help="Another seed, other crowds.")] = 0,
     size: Annotated[str, typer.Option(help="HEIGHTxWIDTH in pixels.")] = "576x864",
+    people: Annotated[str, typer.Option(help="Fewest-most in a photograph.")] = "50-900",
     as_json: AsJson = False,
 ) -> None:
     """Generate photographs of crowds with every head annotated."""
-    from crowdrt.data.synthetic import generate
+    from crowdrt.data.synthetic import generate, parse_people
 
-    samples = generate(output, num_images=num_images, seed=seed, size=parse_size(size))
+    samples = generate(
+        output,
+        num_images=num_images,
+        seed=seed,
+        size=parse_size(size),
+        people=parse_people(people),
+    )
     rows = [{"image": str(s.image), "annotated": s.annotated} for s in samples]
     if as_json:
         emit(rows)

@@ -51,7 +51,7 @@ def gather(
         head_px = max(4.5, 0.85 * head_px)
     raise DataError(
         f"{people_range} people could not be seen at once in {size[1]}x{size[0]} px",
-        fix="widen the range, or ask for a larger size",
+        fix="widen the range (--people 50-900), or ask for a larger --size",
     )
 
 

@@ -6,6 +6,7 @@ size, density and occlusion are right. No pixel comes from a real photograph.
 
 import io
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,6 +27,7 @@ GENERATOR = 5  # raise it when the same seed gives other pixels
 DEFAULT_SIZE: Size = (576, 864)
 DEFAULT_PEOPLE = (50, 900)
 MIN_SIDE_PX = 96
+PEOPLE = re.compile(r"(\d{1,6})(?:-(\d{1,6}))?", re.ASCII)
 PX_PER_PERSON = 200  # of image; denser than this, most heads are hidden
 
 
@@ -59,6 +61,17 @@ def generate(
     return [_sample(folder, k, seed=seed, size=size, people=people) for k in numbers]
 
 
+def parse_people(text: str) -> tuple[int, int]:
+    """Read `50-900` as the fewest and the most people in a photograph, `200` as exactly as many."""
+    found = PEOPLE.fullmatch(text)
+    if found is None:
+        raise DataError(
+            f"people {text!r} is not FEWEST-MOST",
+            fix="use two whole numbers, the smaller first: --people 50-900",
+        )
+    return int(found[1]), int(found[2] or found[1])
+
+
 def crowd_photograph(
     seed: int, *, size: Size = DEFAULT_SIZE, people_range: tuple[int, int] = DEFAULT_PEOPLE
 ) -> tuple[UInt8Image, npt.NDArray[np.float32]]:
@@ -86,19 +99,20 @@ def check_request(size: Size, people: tuple[int, int]) -> None:
     if min(size) < MIN_SIDE_PX:
         raise DataError(
             f"{width}x{height} px is too small for a synthetic crowd",
-            fix=f"use at least {MIN_SIDE_PX} px on each side, for example size=(576, 864)",
+            fix=f"use at least {MIN_SIDE_PX} px on each side, for example --size 576x864",
         )
     fewest, most = people
     if not 1 <= fewest <= most:
         raise DataError(
             f"people={people} is not a range (fewest, most)",
-            fix="use two whole numbers, at least 1, the smaller first: people=(50, 900)",
+            fix="use two whole numbers, at least 1, the smaller first: --people 50-900",
         )
     room = height * width // PX_PER_PERSON
     if fewest > room or most > 2 * room:
         raise DataError(
             f"people={people} do not fit in {width}x{height} px: the heads would be too small",
-            fix=f"ask for at most {room} people, or for a larger size",
+            fix=f"ask for at most {room} people, --people {max(1, room // 4)}-{room}, or for a "
+            "larger --size",
         )
 
 

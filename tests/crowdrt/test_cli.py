@@ -1,6 +1,7 @@
 """Every verb with good input: what it prints, what it writes, and what it does not do again."""
 
 import json
+import re
 import shutil
 from fractions import Fraction
 from pathlib import Path
@@ -54,6 +55,22 @@ def test_synthesize(crowdrt, tmp_path, tree):
     total = sum(row["annotated"] for row in rows)
     assert crowdrt(*command).out == f"2 photographs with {total} people in {tmp_path / 'p'}\n"
     assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize(("people", "fewest", "most"), [("3-9", 3, 9), ("20", 20, 20)])
+def test_synthesize_as_many_people_as_asked_for(crowdrt, tmp_path, people, fewest, most):
+    command = ("synthesize", "-o", tmp_path, "--num-images", 2, "--size", "128x160")
+    rows = crowdrt(*command, "--people", people, "--json").json()
+    assert all(fewest <= row["annotated"] <= most for row in rows)
+
+
+def test_too_many_people_for_the_size_come_with_a_command_that_works(crowdrt, tmp_path):
+    command = ("synthesize", "-o", tmp_path, "--num-images", 1, "--size", "128x160")
+    refused = crowdrt(*command)
+    assert refused.code == 1
+    people = re.search(r"--people (\S+),", refused.err)
+    assert people is not None
+    assert crowdrt(*command, "--people", people[1]).code == 0
 
 
 def test_import_of_arrays_and_checkpoints(crowdrt, tmp_path, tiny):
