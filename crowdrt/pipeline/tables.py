@@ -18,6 +18,7 @@ from crowdrt.console import show_table, tell
 from crowdrt.contracts import Size
 from crowdrt.errors import RecipeError
 from crowdrt.pipeline.deepcount_tables import deepcount_3, deepcount_6, deepcount_7
+from crowdrt.pipeline.dsla_table import dsla_5
 
 SWAPPED = (
     "comes out with height and width exchanged, as the printed row must have been worked out; "
@@ -98,6 +99,7 @@ TABLES: Mapping[str, Callable[[], list[Cell]]] = {
     "deepcount-3": deepcount_3,
     "deepcount-6": deepcount_6,
     "deepcount-7": deepcount_7,
+    "dsla-5": dsla_5,
 }
 
 
