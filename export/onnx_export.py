@@ -178,7 +178,8 @@ def to_onnx(shipped: ShippedNetwork, size: Size | None, opset: int) -> tuple[onn
     failures = []
     for name, export in (("trace", _trace), ("dynamo", _dynamo)):
         try:
-            with quiet():
+            # with gradients on, tracing keeps every activation until it ends
+            with quiet(), torch.no_grad():
                 proto = export(shipped, _example(shipped, size), size is None, opset)
             _check_opset_of(proto, opset)
             return proto, name

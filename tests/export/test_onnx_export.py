@@ -193,6 +193,13 @@ def test_the_other_exporter_takes_over(
         prove_parity(tiny, path, pictures)
 
 
+def test_tracing_keeps_no_activation_for_gradients(tiny):
+    kept = []
+    tiny.last.register_forward_hook(lambda _, __, output: kept.append(output.requires_grad))
+    onnx_export.to_onnx(ShippedNetwork(tiny, tiny.preprocessing), (40, 64), 17)
+    assert set(kept) == {False}
+
+
 def test_both_exporters_failing_says_why(tiny, info, tmp_path, monkeypatch):
     def fail(*_):
         raise RuntimeError("aten::strange is not supported\n  long story")
