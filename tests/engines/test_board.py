@@ -12,7 +12,7 @@ MODULES = sorted(f"crowdrt.engines.{path.stem}" for path in FOLDER.glob("[a-z]*.
 
 @pytest.mark.parametrize("module", MODULES)
 def test_runs_on_a_board_without_torch(module):
-    heavy = ["torch", "onnxruntime", "tensorrt", "onnx_ir", "scipy"]
+    heavy = ["torch", "onnxruntime", "openvino", "tensorrt", "onnx_ir", "scipy"]
     code = f"import sys, {module}; print([m for m in {heavy} if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
