@@ -2,8 +2,9 @@
 
 An engine of fixed size sees a smaller photograph padded at the bottom and the right. Its `count`
 output would then hold what it imagines in the padding, so the density is summed over the cells
-that lie on the photograph. An engine of free size gives its own `count`. A network that takes
-one size and no other sees a photograph tile by tile, and the counts are added.
+that a map of the photograph alone has (SANet's reaches 3.5 px over every border). An engine of free
+size gives its own `count`. A network that takes one size and no other sees a photograph tile by
+tile, and the counts are added.
 """
 
 from collections.abc import Sequence
@@ -46,6 +47,7 @@ class Prediction:
     density: npt.NDArray[np.float32] | None  # (h, w) people per cell, the photograph's cells only
     stride: int  # input pixels per cell
     stretched: Size | None = None  # px of the photograph under the map, where it was stretched
+    margin_px: float = 0.0  # by which the map begins above and left of the photograph
 
     @property
     def span(self) -> Size:
@@ -142,12 +144,13 @@ def predict_whole(
     image = feed if fixed is None else pad_to_size(feed, fixed, info, source=source)
     outputs = run(engine, info, image)
     density = np.asarray(outputs[DENSITY], np.float32)[0, 0]
-    count = float(outputs[COUNT][0])
+    count, stride = float(outputs[COUNT][0]), info.density_stride
+    beyond = max(0, density.shape[0] - -(-image.shape[2] // stride))  # cells, half on each side
     if image.shape != feed.shape:
-        rows, columns = (-(-side // info.density_stride) for side in feed.shape[2:])
+        rows, columns = (-(-side // stride) + beyond for side in feed.shape[2:])
         density = density[:rows, :columns]
         count = float(density.sum(dtype=np.float32))
-    return Prediction(count=count, density=density, stride=info.density_stride)
+    return Prediction(count=count, density=density, stride=stride, margin_px=beyond * stride / 2)
 
 
 def predict_tiles(

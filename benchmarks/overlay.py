@@ -55,7 +55,7 @@ def draw_overlay(
 
     Args:
         photograph: (3, H, W) RGB as decoded, before any padding.
-        prediction: a density map that starts at the photograph's top left corner.
+        prediction: its density map starts `margin_px` above and left of the photograph.
         heads: (N, 2) annotated x, y in pixels of the photograph, drawn as rings.
         annotated: the annotated count, if there is one.
         label: which engine counted, at the right of the caption.
@@ -111,7 +111,9 @@ def _per_pixel(prediction: Prediction, size: tuple[int, int]) -> Image.Image:
     height, width = prediction.span
     per_pixel = prediction.density * np.float32(prediction.density.size / (height * width))
     enlarged = Image.fromarray(per_pixel).resize((width, height), Image.Resampling.BICUBIC)
-    return enlarged.crop((0, 0, size[1], size[0]))
+    start, (below, right) = prediction.margin_px, size
+    box = (start, start, start + right, start + below)
+    return enlarged.resize((right, below), Image.Resampling.BILINEAR, box=box)
 
 
 def _heated(photo: Image.Image, levels: FloatMap) -> Image.Image:

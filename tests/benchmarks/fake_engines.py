@@ -2,6 +2,7 @@
 
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,30 @@ class SizedEngine(FakeEngine):
     """Takes 64x96 only."""
 
     inputs = (TensorSpec(name="image", shape=(1, 3, 64, 96), dtype="uint8"),)
+
+
+class GrownEngine(FakeEngine):
+    """Counts the brightness above 120; its map reaches 3.5 px over every border, as SANet's does.
+
+    Pixel (y, x) lies between the cells y + 3 and y + 4, x + 3 and x + 4, and is shared by the four.
+    """
+
+    info: GraphInfo | None = replace(INFO, density_stride=1)
+
+    def outputs_for(self, image: np.ndarray) -> Feeds:
+        n, _, height, width = image.shape
+        light = np.maximum(image.mean(axis=1) - 120, 0).astype(np.float32)
+        density = np.zeros((n, height + 7, width + 7), np.float32)
+        for row in (3, 4):
+            for column in (3, 4):
+                density[:, row : row + height, column : column + width] += light / 4
+        return {"density": density[:, None], "count": density.sum(axis=(1, 2))}
+
+
+class SizedGrownEngine(GrownEngine):
+    """Takes 64x96 only."""
+
+    inputs = SizedEngine.inputs
 
 
 class NanEngine(FakeEngine):

@@ -47,6 +47,23 @@ def test_a_smaller_photograph_is_padded_and_the_padding_is_not_counted(tmp_path)
     assert engine.run({"image": padded})["count"][0] > 1.5 * prediction.count
 
 
+@pytest.mark.parametrize("corner", [(0, 0), (39, 55), (39, 0)])
+def test_a_map_that_reaches_over_the_border_is_not_cut_there(tmp_path, corner):
+    """Whoever stands at the edge counts the same in an engine that sees padding beside it."""
+    pixels = np.zeros((40, 56, 3), np.uint8)
+    pixels[corner] = 240
+    path = tmp_path / "edge.png"
+    Image.fromarray(pixels).save(path)
+
+    free = predict(fake_engines.GrownEngine(), path)
+    padded = predict(fake_engines.SizedGrownEngine(), path)
+
+    assert free.count == pytest.approx(120)
+    assert padded.count == pytest.approx(120)
+    assert free.density.shape == padded.density.shape == (47, 63)
+    assert free.margin_px == padded.margin_px == 3.5
+
+
 def test_a_larger_photograph_is_refused_with_the_way_out(tmp_path):
     path, _ = photo(tmp_path, height=72)
     with pytest.raises(DataError, match="72x96 px") as caught:

@@ -29,6 +29,17 @@ def test_the_colours_lie_where_the_people_are():
     assert red[5, 5] < 100  # empty ground stays a photograph
 
 
+def test_a_map_that_reaches_over_the_border_lies_where_the_people_are():
+    density = np.zeros((57, 97), np.float32)  # as SANet's, 7 px larger than the photograph
+    density[33:35, 73:75] = 1  # around pixel 30, 70
+    picture = drawn(Prediction(count=4.0, density=density, stride=1, margin_px=3.5))
+    scale = 800 / 90
+    changed = picture[: round(50 * scale)] - picture[5, 5]
+    rows, columns = np.nonzero(changed[..., 0] > 50)
+    assert rows.mean() / scale == pytest.approx(30.5, abs=0.3)
+    assert columns.mean() / scale == pytest.approx(70.5, abs=0.3)
+
+
 def test_nobody_there_is_a_picture_too():
     empty = Prediction(count=0.0, density=np.zeros((7, 12), np.float32), stride=8)
     assert np.isfinite(drawn(empty, annotated=0)).all()
