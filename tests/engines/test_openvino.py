@@ -124,11 +124,12 @@ def test_threads(tiny_onnx):
 
 def test_calls_from_several_threads_do_not_mix(tiny_onnx, pixels):
     engine = OpenVinoEngine(tiny_onnx, num_threads=1)
-    images = [np.clip(pixels.astype(int) + 20 * k, 0, 255).astype(np.uint8) for k in range(8)]
+    large = np.tile(pixels, (1, 1, 8, 8)).astype(int)  # long enough for another thread's turn
+    images = [np.clip(large + 20 * k, 0, 255).astype(np.uint8) for k in range(8)]
     expected = [engine.run({"image": image})["count"][0] for image in images]
     assert len(set(expected)) == len(images)
     with ThreadPoolExecutor(4) as pool:
-        for _ in range(10):
+        for _ in range(3):
             got = pool.map(lambda image: engine.run({"image": image})["count"][0], images)
             assert list(got) == expected
 
