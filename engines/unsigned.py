@@ -11,7 +11,7 @@ optimises a graph, this pass changes the type of its activations and nothing els
   up to the calibrated range; beyond it codes 128 to 255 exist where int8 stays at 127.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import numpy as np
 import onnx
@@ -46,7 +46,28 @@ def unsigned_activations(model: onnx.ModelProto) -> onnx.ModelProto | None:
         graph.initializer.append(numpy_helper.from_array(np.array(zero, np.uint8), name))
     for value in [value for value in graph.value_info if value.name in codes]:
         graph.value_info.remove(value)
+    ask_codes_for_shapes(graph, codes)
     return unsigned
+
+
+def ask_codes_for_shapes(graph: onnx.GraphProto, codes: Collection[str]) -> None:
+    """Let Shape read a tensor's codes instead of its float form, wherever there are codes.
+
+    A convolution whose float result something else reads is not fused with the QuantizeLinear
+    behind it and runs in float. In graphs for any size that something is mostly a Shape.
+    """
+    quantizers = {node.input[0]: node for node in reversed(graph.node) if node.output[0] in codes}
+    nodes: list[onnx.NodeProto] = []
+    placed: set[str] = set()  # quantizers, by what they emit
+    for node in list(graph.node):
+        coming = [node]
+        if node.op_type == "Shape" and (quantizer := quantizers.get(node.input[0])) is not None:
+            node.input[0] = quantizer.output[0]
+            coming = [quantizer, node]
+        nodes += [each for each in coming if each.output[0] not in placed]
+        placed |= {each.output[0] for each in coming if each.output[0] in codes}
+    del graph.node[:]
+    graph.node.extend(nodes)
 
 
 def signed_quantizers(graph: onnx.GraphProto) -> set[str]:

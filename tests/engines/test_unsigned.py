@@ -97,6 +97,26 @@ def test_onnx_runtime_fuses_every_convolution(signed, tmp_path):
     assert not {"Conv", "FusedConv", "Relu", "QLinearLeakyRelu"} & set(ops)
 
 
+def test_a_convolution_whose_shape_is_asked_for_is_fused_too(signed, image, tmp_path):
+    """As in graphs for any size, where one tensor is resized to the size of another."""
+    alone = onnx.ModelProto()
+    alone.CopyFrom(signed)
+    position = [node.output[0] for node in signed.graph.node].index("c2") + 1
+    asked = onnx.helper.make_node("Shape", ["c2"], ["size"])
+    signed.graph.node.insert(position, asked)
+    signed.graph.output.append(onnx.helper.make_tensor_value_info("size", TensorProto.INT64, [4]))
+    path, out = tmp_path / "signed.onnx", tmp_path / "optimised.onnx"
+    onnx.save(signed, path)
+    save_optimised(path, out, config={})
+
+    ops = [node.op_type for node in onnx.load(out).graph.node]
+    assert ops.count("QLinearConv") == 2
+    onnx.checker.check_model(unsigned_activations(signed), full_check=True)
+    got = OrtEngine(path).run({"image": image})
+    assert got["size"].tolist() == list(got["density"].shape)
+    np.testing.assert_array_equal(got["density"], answer(alone, image, optimise=True))
+
+
 def test_types_follow_the_sign(signed):
     unsigned = unsigned_activations(signed)
     inferred = onnx.shape_inference.infer_shapes(unsigned, strict_mode=True).graph.value_info
