@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 from rich.text import Text
 from typer.core import TyperGroup
 
-from crowdrt.console import close_bars, err
+from crowdrt.console import close_bars, err, tell
 from crowdrt.errors import CrowdRTError
 from crowdrt.lazy import missing_for_training
 
@@ -100,3 +100,14 @@ def emit(document: object) -> None:
     """Print the one JSON document of this command."""
     sys.stdout.write(json.dumps(document, indent=1, default=str) + "\n")
     sys.stdout.flush()  # here a full disk or a closed pipe can still be reported
+
+
+def report(artifact: Any, as_json: bool) -> None:
+    """Print what a stage wrote, or that nothing had changed."""
+    from crowdrt.pipeline.stages import as_json as artifact_json
+
+    if as_json:
+        emit(artifact_json(artifact))
+        return
+    note = " (nothing had changed)" if artifact.reused else ""
+    tell(f"{artifact.path}{note}")

@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import onnx
 
@@ -18,6 +19,25 @@ LEARNED: Mapping[str, tuple[int, ...]] = dict.fromkeys((*CONVS, "Gemm", *NORMS),
 PASSES_ON = ("QuantizeLinear", "DequantizeLinear", "Cast", "Identity", "Transpose", "Reshape")
 QUANTIZERS = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
 FIRST_FREE_AXIS = 2  # of (N, C, H, W)
+
+
+@dataclass(frozen=True)
+class GraphSize:
+    """How large a graph is."""
+
+    nodes: int
+    params: int
+    macs: int | None  # None where a shape cannot be inferred
+
+    def change(self, after: "GraphSize", size: Size) -> str:
+        """Say how large the graph was and has become; MACs are those at (height, width)."""
+        text = (
+            f"{self.nodes} -> {after.nodes} nodes, {self.params:,} -> {after.params:,} parameters"
+        )
+        if self.macs is None or after.macs is None:
+            return text
+        was, now = (f"{macs / 1e9:.2f}" for macs in (self.macs, after.macs))
+        return f"{text}, {was} -> {now} G MACs at {size[0]}x{size[1]}"
 
 
 def name_of(node: onnx.NodeProto) -> str:
@@ -175,6 +195,17 @@ def without_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
     return freed
 
 
+def image_size(graph: onnx.GraphProto) -> Size | None:
+    """Return the (height, width) that a graph's first image (N, C, H, W) has to have, if any."""
+    stored = set(stored_names(graph))
+    for value in graph.input:
+        axes = value.type.tensor_type.shape.dim
+        if len(axes) == 4 and value.name not in stored:
+            height, width = (axis.dim_value for axis in axes[FIRST_FREE_AXIS:])
+            return (height, width) if height and width else None
+    return None
+
+
 def fill_free_axes(model: onnx.ModelProto, size: Size) -> None:
     """Give the free axes of every input a length: one image of (height, width) pixels."""
     for value in model.graph.input:
@@ -201,6 +232,17 @@ def layer_macs(model: onnx.ModelProto, size: Size) -> dict[str, int | None]:
         for node in sized.graph.node
         if node.op_type in (*CONVS, "Gemm", "MatMul")
     }
+
+
+def graph_size(model: onnx.ModelProto, size: Size) -> GraphSize:
+    """Return nodes, parameters and MACs; free axes get `size`, (height, width) in pixels."""
+    macs = layer_macs(model, size).values()
+    known = [count for count in macs if count is not None]
+    return GraphSize(
+        nodes=sum(count_nodes(model.graph).values()),
+        params=num_parameters(model.graph),
+        macs=sum(known) if len(known) == len(macs) else None,
+    )
 
 
 def inferred_shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:

@@ -27,7 +27,7 @@ from crowdrt.export.complexity import count_macs
 from crowdrt.export.parity import prove_parity
 from crowdrt.export.quiet import quiet
 from crowdrt.models.network import Network
-from crowdrt.onnx_graph import name_of, reads, stored_tensors, unneeded
+from crowdrt.onnx_graph import GraphSize, name_of, reads, stored_tensors, unneeded
 
 COST_SIZE = (576, 864)  # where MACs are counted for a graph of any size: SKT's first
 TRACE_SIZE = (96, 160)  # a multiple of every stride; the tracer only walks through it
@@ -36,22 +36,13 @@ SHOWN = 3  # offending names in a message; the rest is counted
 Arrays = Mapping[str, npt.NDArray[Any]]
 
 
-@dataclass(frozen=True)
-class GraphSize:
-    """How large a graph is."""
-
-    nodes: int  # as PyTorch's tracer writes the network, without normalisation and count
-    params: int
-    macs: int
-
-
 @dataclass(frozen=True, kw_only=True)
 class Stripping:
     """What the training graph had and the deployed one has not."""
 
     size: Size  # at which MACs were counted
-    before: GraphSize  # `forward_train` of the training network
-    after: GraphSize  # `forward` of the deployed one
+    before: GraphSize  # `forward_train` of the training network, as PyTorch's tracer writes it
+    after: GraphSize  # `forward` of the deployed one, before normalisation and count are added
     file_nodes: int  # of the file: simplified, and for any size if it is
     branches: tuple[str, ...]  # attributes of the network
     branch_params: int  # theirs; folding batch normalisation takes more
@@ -69,12 +60,10 @@ class Stripping:
         """What there is to say of it; nothing where nothing was removed."""
         if not self.branches:
             return []
-        was, now, (height, width) = self.before, self.after, self.size
+        names = ", ".join(self.branches)
         return [
-            f"stripped {', '.join(self.branches)} ({self.branch_params:,} parameters): "
-            f"{was.nodes} -> {now.nodes} nodes, "
-            f"{was.params:,} -> {now.params:,} parameters, "
-            f"{was.macs / 1e9:.2f} -> {now.macs / 1e9:.2f} G MACs at {height}x{width}",
+            f"stripped {names} ({self.branch_params:,} parameters): "
+            f"{self.before.change(self.after, self.size)}",
             "every node and stored tensor that is left serves an output, and none is a removed "
             f"one; {self.compared} of the training network and the file differ by "
             f"{self.max_rel:.1e} of the largest value",

@@ -100,6 +100,13 @@ def export_stage(
     )
 
 
+def cut_stage(source: Path, names: Sequence[str], out: Path) -> Artifact:
+    """Cut an ONNX file of any tool to some of its outputs."""
+    from crowdrt.export.keep_output import keep_outputs
+
+    return keep_outputs(source, names, out)
+
+
 def exported_before(out: Path, made_from: Mapping[str, Any]) -> Artifact | None:
     """Return `out` if it was exported from exactly this, without loading PyTorch to find out.
 
