@@ -13,6 +13,7 @@ import typer
 from crowdrt import __version__
 from crowdrt.console import out, tell
 from crowdrt.contracts import CalibrationConfig, Size, parse_size, parse_width
+from crowdrt.count import count
 from crowdrt.detect import detect
 from crowdrt.entry import Verbs, emit, run_app
 from crowdrt.errors import RecipeError
@@ -276,36 +277,7 @@ def build(
     tell(f"{engine.path} ({how})")
 
 
-@app.command()
-def count(
-    engine: Annotated[
-        Path,
-        typer.Argument(
-            help="A built engine, an ONNX file, or weights.safetensors (eager PyTorch)."
-        ),
-    ],
-    images: Annotated[list[Path], typer.Argument(help="Photographs, or folders of them.")],
-    overlay: Annotated[Path | None, typer.Option(help="Folder for density overlays.")] = None,
-    tiles: Annotated[
-        str | None,
-        typer.Option(help="For networks of one size: resize (as the papers do) or pad."),
-    ] = None,
-    store: Store = None,
-    threads: Threads = 0,
-    as_json: AsJson = False,
-) -> None:
-    """Count the people on photographs; with --overlay, show where they were seen."""
-    from crowdrt.pipeline.counting import count_photographs, show_counts
-
-    rows = count_photographs(
-        engine, images, overlay=overlay, store=store, num_threads=threads, tiles=tiles
-    )
-    if as_json:
-        emit(rows)
-    else:
-        show_counts(rows)
-
-
+app.command()(count)
 app.command()(detect)
 
 

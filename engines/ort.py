@@ -26,6 +26,7 @@ from crowdrt.onnx_file import read_onnx, stored_info
 SPINNING = {"session.intra_op.allow_spinning": "1", "session.force_spinning_stop": "1"}
 # 8-bit weights are shifted to unsigned: slower than u8 x s8, and exact without VNNI.
 EXACT_INT8 = {"session.x64quantprecision": "1"}
+SHRINK = ("memory.enable_memory_arena_shrinkage", "cpu:0")
 
 DTYPES = {"float": "float32", "double": "float64"}
 
@@ -40,6 +41,7 @@ class OrtEngine:
         num_threads: int = 0,
         optimise: bool = True,
         config: Mapping[str, str] | None = None,
+        lean: bool = False,
     ) -> None:
         """Load `model`.
 
@@ -48,6 +50,8 @@ class OrtEngine:
             num_threads: 0 lets ONNX Runtime use every core.
             optimise: False runs the graph as it is written, node by node.
             config: session settings; None chooses what is right for this graph and CPU.
+            lean: take memory as the graph runs and give it back after each run; else it is
+                planned ahead and kept, which is quicker for images of one size.
         """
         ort = require("onnxruntime", extra="cpu")
         check_threads(num_threads)
@@ -59,6 +63,10 @@ class OrtEngine:
             content = for_cpu(model, graph) if optimise else model
         self.config = dict(config)
         options = session_options(ort, num_threads, self.config, optimise=optimise)
+        options.enable_mem_pattern = not lean
+        self._run_options = ort.RunOptions()
+        if lean:
+            self._run_options.add_run_config_entry(*SHRINK)
         self._session = open_session(ort, content, options, source=source)
         said = self._session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
         self.info = None if said is None else GraphInfo.from_json(said, source=source)
@@ -70,7 +78,7 @@ class OrtEngine:
         check_feeds(feeds, self.inputs, self.info)
         names = [output.name for output in self.outputs]
         try:
-            arrays = self._session.run(names, dict(feeds))
+            arrays = self._session.run(names, dict(feeds), self._run_options)
         except Exception as error:
             shapes = {name: array.shape for name, array in feeds.items()}
             raise EngineError(

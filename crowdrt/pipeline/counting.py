@@ -18,7 +18,7 @@ from crowdrt.data.images import read_image
 from crowdrt.data.tiles import check_mode
 from crowdrt.engines.base import Engine
 from crowdrt.errors import BenchmarkError
-from crowdrt.pipeline.stages import open_any
+from crowdrt.pipeline.tiling import NO_LIMITS, Limits, open_counting
 
 
 def count_photographs(
@@ -29,6 +29,7 @@ def count_photographs(
     store: Path | None,
     num_threads: int,
     tiles: str | None = None,
+    limits: Limits = NO_LIMITS,
 ) -> list[dict[str, Any]]:
     """Count every photograph named, or lying in a folder named.
 
@@ -40,7 +41,7 @@ def count_photographs(
     """
     samples = [sample for path in images for sample in open_samples(path)]
     mode = None if tiles is None else check_mode(tiles)
-    engine = open_any(engine_path, store, num_threads=num_threads)
+    engine = open_counting(engine_path, store, num_threads=num_threads, limits=limits)
     if overlay is not None and not has_map(engine):
         raise BenchmarkError(
             f"{engine_path} counts without a density map, so there is nothing to draw",
