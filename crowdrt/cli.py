@@ -4,9 +4,8 @@ Results go to stdout, and with --json one JSON document and nothing else; progre
 go to stderr. Exit status: 0, 1 when the work failed (with the fix), 2 for wrong usage.
 """
 
-from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -15,8 +14,8 @@ from crowdrt.console import out, tell
 from crowdrt.contracts import CalibrationConfig, Size, parse_size, parse_width
 from crowdrt.count import count
 from crowdrt.detect import detect
-from crowdrt.entry import Verbs, emit, run_app
-from crowdrt.errors import RecipeError
+from crowdrt.entry import Verbs, emit, report, run_app
+from crowdrt.graph_verbs import export, inspect
 from crowdrt.options import AsJson, Data, Sizes, Store, Threads
 
 app = typer.Typer(
@@ -170,40 +169,7 @@ def train(
     report(train_stage(recipe_named(recipe), data=data, out=output, steps=steps), as_json)
 
 
-@app.command()
-def export(
-    name: Annotated[str, typer.Argument(metavar="RECIPE|NETWORK")],
-    output: Annotated[Path, typer.Option("-o", "--out", help="The ONNX file to write.")],
-    width: Annotated[str | None, typer.Option(help="1, 1/2, 1/4 ...")] = None,
-    weights: Annotated[Path | None, typer.Option(help="A safetensors file.")] = None,
-    size: Annotated[str, typer.Option(help="HEIGHTxWIDTH, or dynamic.")] = "dynamic",
-    opset: Annotated[int, typer.Option(help="17 suits TensorRT 8.6 and later.")] = 17,
-    input_type: Annotated[
-        str, typer.Option("--input", help="uint8: pixels; float32: normalised by the caller.")
-    ] = "uint8",
-    kept: Annotated[
-        str | None,
-        typer.Option("--output", help="What ships: count, density:48x64, boxes ... per network."),
-    ] = None,
-    random: Annotated[bool, typer.Option("--random", help="Random weights, for timing.")] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Export a network to ONNX and prove that it still answers the same."""
-    from crowdrt.pipeline.networks import origin_named
-    from crowdrt.pipeline.stages import export_stage
-
-    if input_type not in ("uint8", "float32"):
-        raise RecipeError(f"--input {input_type!r} is unknown", fix="use uint8 or float32")
-    fraction = parse_width(width) if width else None
-    origin = origin_named(name, width=fraction, path=weights, random=random)
-    artifact = export_stage(
-        replace(origin, output=kept),
-        output,
-        size=None if size == "dynamic" else parse_size(size),
-        opset=opset,
-        normalised_input=input_type == "float32",
-    )
-    report(artifact, as_json)
+app.command()(export)
 
 
 @app.command()
@@ -277,6 +243,7 @@ def build(
     tell(f"{engine.path} ({how})")
 
 
+app.command()(inspect)
 app.command()(count)
 app.command()(detect)
 
@@ -367,17 +334,6 @@ def write_report(
 def sizes_of(texts: list[str] | None) -> list[Size]:
     """Return the sizes asked for; 576x864 where none is."""
     return [parse_size(text) for text in texts or ["576x864"]]
-
-
-def report(artifact: Any, as_json: bool) -> None:
-    """Print what a stage wrote, or that nothing had changed."""
-    from crowdrt.pipeline.stages import as_json as artifact_json
-
-    if as_json:
-        emit(artifact_json(artifact))
-        return
-    note = " (nothing had changed)" if artifact.reused else ""
-    tell(f"{artifact.path}{note}")
 
 
 if __name__ == "__main__":

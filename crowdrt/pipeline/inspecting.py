@@ -21,6 +21,7 @@ from crowdrt.onnx_file import external_files, read_onnx, stored_info
 from crowdrt.onnx_graph import (
     GraphSize,
     count_nodes,
+    every_node,
     graph_size,
     image_size,
     layer_macs,
@@ -77,10 +78,15 @@ def inspect_onnx(path: Path, size: Size | None) -> dict[str, Any]:
 def graph_facts(model: onnx.ModelProto) -> dict[str, Any]:
     """Return what a graph takes and answers, and of which nodes it is made."""
     stored = set(stored_names(model.graph))
+    used = {node.domain for node in every_node(model.graph)} | {""}
     return {
         "inputs": [spec(value) for value in model.graph.input if value.name not in stored],
         "outputs": [spec(value) for value in model.graph.output],
-        "opset": {entry.domain or "ai.onnx": entry.version for entry in model.opset_import},
+        "opset": {
+            entry.domain or "ai.onnx": entry.version
+            for entry in model.opset_import
+            if entry.domain in used
+        },
         "ir_version": model.ir_version,
         "producer": f"{model.producer_name} {model.producer_version}".strip(),
         "operators": count_nodes(model.graph),
@@ -162,7 +168,7 @@ def show_findings(findings: Sequence[Mapping[str, Any]]) -> None:
 
 def lines_of(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield what is shown of a file or an engine: a heading and its text."""
-    yield found["kind"], found["path"]
+    yield "path", found["path"]
     yield "size", f"{found['bytes']:,} bytes, sha256 {str(found['sha256'])[:16]}"
     if info := found.get("info"):
         yield "network", f"{info['network']} at width {info['width']}, {info['precision']}"
