@@ -53,18 +53,16 @@ def prove_parity(
     """
     info = graph_info(onnx_path)
     reference = ShippedNetwork(model, model.preprocessing)
-    engine = OrtEngine(onnx_path)
     first = reference.output_names[0]
-    primary: list[FloatArray] = []
+    answers = [answer(reference, image) for image in images]
+    _check_variation(reference, images, [each[first] for each in answers])
+    engine = OrtEngine(onnx_path)  # opened late: it keeps the memory that its largest run needed
     rows: list[tuple[float, float, float]] = []
-    for image in images:
-        expected = answer(reference, image)
+    for image, expected in zip(images, answers, strict=True):
         feed = image
         if info.normalised_input:
             feed = reference.normalise(torch.from_numpy(image)).numpy()
         rows.append(_compare(expected, engine.run({"image": feed}), image, rtol))
-        primary.append(expected[first])
-    _check_variation(reference, images, primary)
     worst = [max(column) for column in zip(*rows, strict=True)]
     sizes = tuple(dict.fromkeys((image.shape[2], image.shape[3]) for image in images))
     return Parity(max_abs=worst[0], max_rel=worst[1], max_count=worst[2], sizes=sizes)

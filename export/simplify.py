@@ -87,9 +87,14 @@ def _signature(value: onnx.ValueInfoProto) -> Signature:
 def _changed_output(
     model: onnx.ModelProto, simpler: onnx.ModelProto, probes: Sequence[Feeds]
 ) -> str | None:
-    before, after = OrtEngine(model.SerializeToString()), OrtEngine(simpler.SerializeToString())
-    for feeds in probes:
-        for name, found in differences(before.run(feeds), after.run(feeds), RTOL).items():
+    # one engine after the other: each keeps the memory that its largest run needed
+    for then, now in zip(_answers(model, probes), _answers(simpler, probes), strict=True):
+        for name, found in differences(then, now, RTOL).items():
             if not found.relative <= RTOL:
                 return f"onnxsim changed {name} by {found.relative:.2g} of its largest value"
     return None
+
+
+def _answers(model: onnx.ModelProto, probes: Sequence[Feeds]) -> list[Feeds]:
+    engine = OrtEngine(model.SerializeToString())
+    return [engine.run(feeds) for feeds in probes]
