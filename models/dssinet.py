@@ -14,7 +14,8 @@ activation. Where raw features of neighbouring sizes have the same height and wi
 block lets them exchange what they hold, and the next stages go on from its answers.
 """
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from functools import reduce
@@ -42,24 +43,16 @@ class ScalarPReLU(nn.PReLU):
         return nn.LeakyReLU(self.weight.item(), inplace=True)
 
 
-class Stage(nn.Sequential):
-    """A stage of the body: its pool, if it has one, and 3x3 convolutions with their PReLUs."""
-
-    def __init__(self, in_channels: int, plan: Sequence[int]) -> None:
-        layers: list[nn.Module] = []
-        for channels in plan:
-            if channels == POOL:
-                layers.append(nn.MaxPool2d(kernel_size=2, stride=2))
-                continue
-            layers += [nn.Conv2d(in_channels, channels, 3, padding=1), ScalarPReLU()]
-            in_channels = channels
-        super().__init__(*layers)
-
-    def raw(self, features: Tensor) -> Tensor:
-        """Run the stage without its last activation."""
-        for layer in list(self)[:-1]:
-            features = layer(features)
-        return features
+def raw_stage(in_channels: int, plan: Sequence[int]) -> nn.Sequential:
+    """Return a stage of the body without its last activation."""
+    layers: list[nn.Module] = []
+    for channels in plan:
+        if channels == POOL:
+            layers.append(nn.MaxPool2d(kernel_size=2, stride=2))
+            continue
+        layers += [nn.Conv2d(in_channels, channels, 3, padding=1), ScalarPReLU()]
+        in_channels = channels
+    return nn.Sequential(*layers[:-1])
 
 
 class MessageBlock(nn.Module):
@@ -88,7 +81,7 @@ class MessageBlock(nn.Module):
         others = [each for i, each in enumerate(features) if i != receiver]
         convs = self.messages[receiver]
         assert isinstance(convs, nn.ModuleList)
-        sent = [conv(each) for conv, each in zip(convs, others, strict=True)]
+        sent: list[Tensor] = [conv(each) for conv, each in zip(convs, others, strict=True)]
         return reduce(torch.add, sent)
 
 
@@ -106,7 +99,8 @@ class DSSINet(Network):
         c1, c2, c3, c4 = (stage[-1] for stage in stages)
         inputs = (3, c1, c2, c3)
         blocks = ((c2, c1), (c3, c2, c1), (c4, c3, c2), (c4, c3))
-        self.front_end = nn.ModuleList(map(Stage, inputs, stages))
+        self.front_end = nn.ModuleList(map(raw_stage, inputs, stages))
+        self.activations = nn.ModuleList(ScalarPReLU() for _ in stages)  # 2nd and 3rd: not used
         self.messages = nn.ModuleList(map(MessageBlock, blocks))
         self.decoders = nn.ModuleList(
             decoder(channels, scaled(DECODER, width)) for channels in (c4, *map(sum, blocks[::-1]))
@@ -119,7 +113,7 @@ class DSSINet(Network):
     def forward(self, image: Tensor) -> Tensor:
         """(B, 3, H, W) ImageNet-normalised RGB -> (B, 1, H, W) people per pixel; sum = count."""
         coarsest, *finer = self.features(image)
-        density = self.activation(self.decoders[0](coarsest))
+        density: Tensor = self.activation(self.decoders[0](coarsest))
         activations = [*[self.activation] * (len(finer) - 1), self.relu]
         for features, decode, fuse, activate in zip(
             finer, self.decoders[1:], self.fusions, activations, strict=True
@@ -135,28 +129,27 @@ class DSSINet(Network):
         as averages: nothing is negative, so nothing is cut off, and nothing grows.
         """
         initialise(self)
-        averages = [*self.fusions, *(each[-1] for each in self.decoders)]
         with torch.no_grad():
-            for conv in self.messages.modules():
-                if isinstance(conv, nn.Conv2d):
-                    conv.weight.mul_(FAINT)
-            for conv in averages:
-                start_positive(conv)
-                conv.weight.div_(conv.weight.sum())
+            for conv in convolutions(self.messages):
+                conv.weight.mul_(FAINT)
+            for conv in convolutions(self.decoders, self.fusions):
+                if conv.out_channels == 1:
+                    start_positive(conv)
+                    conv.weight.div_(conv.weight.sum())
 
     def features(self, image: Tensor) -> tuple[Tensor, ...]:
         """Return what is decoded, coarse to fine: (B, C, ., .) at 1/16, 1/8, 1/4, 1/2 and 1/1."""
         one, two, three, four = self.front_end
-        up, mid = two.raw(one(resized(image, 2))), one.raw(image)
-        up, mid = self.messages[0](up, mid)
+        after_one, _, _, after_four = self.activations
+        up, mid = self.messages[0](two(after_one(one(resized(image, 2)))), one(image))
         finest = torch.cat([up, mid], dim=1)
-        up, mid, down = self.messages[1](three.raw(up), two.raw(mid), one.raw(resized(image, 0.5)))
+        up, mid, down = self.messages[1](three(up), two(mid), one(resized(image, 0.5)))
         fine = torch.cat([up, mid, down], dim=1)
-        up, mid, down = self.messages[2](four.raw(up), three.raw(mid), two.raw(down))
+        up, mid, down = self.messages[2](four(up), three(mid), two(down))
         middle = torch.cat([up, mid, down], dim=1)
-        mid, down = self.messages[3](four.raw(mid), three.raw(down))
+        mid, down = self.messages[3](four(mid), three(down))
         coarse = torch.cat([mid, down], dim=1)
-        return four(down), coarse, middle, fine, finest
+        return after_four(four(down)), coarse, middle, fine, finest
 
 
 def decoder(in_channels: int, channels: int) -> nn.Sequential:
@@ -166,6 +159,13 @@ def decoder(in_channels: int, channels: int) -> nn.Sequential:
         nn.ReLU(inplace=True),
         nn.Conv2d(channels, 1, kernel_size=3, padding=1),
     )
+
+
+def convolutions(*models: nn.Module) -> Iterator[nn.Conv2d]:
+    """Yield every convolution in the models."""
+    for module in itertools.chain.from_iterable(model.modules() for model in models):
+        if isinstance(module, nn.Conv2d):
+            yield module
 
 
 def resized(image: Tensor, factor: float) -> Tensor:

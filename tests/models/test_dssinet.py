@@ -75,7 +75,9 @@ def reference(model, image):
             x, position = functional.max_pool2d(x, 2), 1
         for _ in range(2 if number < 3 else 3):
             raw = conv(f"front_end.{number - 1}.{position}", x, padding=1)
-            x = functional.prelu(raw, weights[f"front_end.{number - 1}.{position + 1}.weight"])
+            own = f"front_end.{number - 1}.{position + 1}.weight"
+            slope = weights.get(own, weights[f"activations.{number - 1}.weight"])
+            x = functional.prelu(raw, slope)
             position += 2
         return x, raw
 

@@ -30,7 +30,7 @@ PARAMETERS = {  # design/NETWORKS.md section 2, worked out from the papers
 }
 
 # DSSINet reads stages 2 and 3 before their last activation only; the papers count the slopes.
-NEVER_USED = {"dssinet": {"front_end.1.4.weight", "front_end.2.6.weight"}}
+NEVER_USED = {"dssinet": {"activations.1.weight", "activations.2.weight"}}
 # The slope between its decoders has to wait until something there is negative.
 SLEEPING = {"dssinet": {"activation.weight"}}
 
