@@ -222,7 +222,15 @@ def _trace(
             output_names=list(shipped.output_names),
             dynamic_axes=free_axes(shipped) if dynamic else None,
         )
-        return onnx.load(path)
+        return _with_known_lengths(onnx.load(path))
+
+
+def _with_known_lengths(proto: onnx.ModelProto) -> onnx.ModelProto:
+    # the tracer invents a name for an axis whose length ONNX's own inference finds
+    found = onnx.shape_inference.infer_shapes(proto, data_prop=True).graph.output
+    for value, inferred in zip(proto.graph.output, found, strict=True):
+        value.type.CopyFrom(inferred.type)
+    return proto
 
 
 def _dynamo(

@@ -146,7 +146,8 @@ def best_detections(
     """
     num_classes = logits.shape[2]
     flat = functional.pad(logits.flatten(1), (0, num_detections), value=NEVER)
-    top, index = flat.topk(num_detections, dim=1)  # sorted; the sigmoid keeps the order
+    # sorted, an order that the sigmoid keeps; reshaped so that a graph for any size knows K
+    top, index = (each.reshape(-1, num_detections) for each in flat.topk(num_detections, dim=1))
     cell = torch.div(index, num_classes, rounding_mode="trunc")
     padded = functional.pad(boxes, (0, 0, 0, num_detections))
     chosen = padded.gather(1, cell.unsqueeze(2).expand(-1, -1, 4))
