@@ -247,7 +247,10 @@ def graph_size(model: onnx.ModelProto, size: Size) -> GraphSize:
 
 def inferred_shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
     """Return the shape of every tensor of which it is known."""
-    graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    try:
+        graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    except onnx.shape_inference.InferenceError:  # types that contradict each other
+        graph = model.graph
     values = [*graph.input, *graph.value_info, *graph.output]
     shapes = {value.name: shape for value in values if (shape := shape_of(value)) is not None}
     return shapes | {name: tuple(stored.dims) for name, stored in stored_tensors(graph).items()}
