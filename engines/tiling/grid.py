@@ -8,7 +8,7 @@ from onnx import helper
 
 from crowdrt.contracts import Size
 from crowdrt.engines.tiling.memory import peak_bytes
-from crowdrt.engines.tiling.receptive import Band, ReceptiveField, bands_of
+from crowdrt.engines.tiling.receptive import Band, ReceptiveField, band_of, bands_of
 from crowdrt.engines.tiling.split import body_of, cut_values, head_of
 
 MIB = 2**20
@@ -67,13 +67,9 @@ def halo(field: ReceptiveField, axis: int) -> int:
     """Return how many rows more than it answers for a tile is fed, at two cuts together."""
     unit = field.alignment(axis)
     middle = 2**20 * unit  # far from every border
-    begin = {
-        cut: (int(middle * scale), int((middle + unit) * scale))
-        for cut, scale in field.scales(axis).items()
-        if cut in field.cuts
-    }
-    first, last = field.needed(axis, 2 * middle, begin)[field.image]
-    return -(-last // unit) * unit - first // unit * unit - unit
+    band = band_of(field, axis, 2 * middle, (middle, middle + unit))
+    assert band is not None
+    return band.feed[1] - band.feed[0] - unit
 
 
 class Footprint:

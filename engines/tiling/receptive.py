@@ -245,17 +245,19 @@ def bands_of(field: ReceptiveField, axis: int, side: int, step: int) -> tuple[Ba
         step: rows between the beginnings of two bands, a multiple of the alignment.
     """
     assert step % field.alignment(axis) == 0, (step, field.alignment(axis))
-    starts = range(0, side, step)
-    return tuple(_band(field, axis, side, (start, min(start + step, side))) for start in starts)
+    parts = [(start, min(start + step, side)) for start in range(0, side, step)]
+    bands = [band_of(field, axis, side, part) for part in parts]
+    return tuple(band for band in bands if band is not None)
 
 
-def _band(field: ReceptiveField, axis: int, side: int, part: Span) -> Band:
+def band_of(field: ReceptiveField, axis: int, side: int, part: Span) -> Band | None:
+    """Return what a part of the photograph gives; a map that shrank has nothing for the last."""
     scales, lengths = field.scales(axis), field.lengths(axis, side)
     keep = {cut: _share(part, side, scales[cut], lengths[cut]) for cut in field.cuts}
     wanted = {cut: span for cut, span in keep.items() if span[0] < span[1]}
-    read = field.needed(axis, side, wanted).get(field.image, part)
-    unit = field.alignment(axis)
-    feed = read[0] // unit * unit, min(-(-read[1] // unit) * unit, side)
+    if not wanted:
+        return None
+    feed = _feed(field, axis, side, field.needed(axis, side, wanted))
     begins = {cut: int(feed[0] * scales[cut]) for cut in field.cuts}
     return Band(
         feed=feed,
@@ -263,6 +265,27 @@ def _band(field: ReceptiveField, axis: int, side: int, part: Span) -> Band:
         own={cut: (span[0] - begins[cut], span[1] - begins[cut]) for cut, span in keep.items()},
         given=field.lengths(axis, feed[1] - feed[0]),
     )
+
+
+def _feed(field: ReceptiveField, axis: int, side: int, needed: Mapping[str, Span]) -> Span:
+    """Return the rows of the smallest aligned tile in which the needed rows come out.
+
+    They may all be there and yet not come out: a transposed convolution crops rows at its edges,
+    a resize drops half a row.
+    """
+    unit, scales = field.alignment(axis), field.scales(axis)
+    first, last = needed[field.image]
+    first, last = first // unit * unit, min(-(-last // unit) * unit, side)
+    while True:
+        lengths = field.lengths(axis, last - first)
+        begins = {name: int(first * scales[name]) for name in needed}
+        early = first > 0 and any(span[0] < begins[name] for name, span in needed.items())
+        late = last < side and any(
+            span[1] > begins[name] + lengths[name] for name, span in needed.items()
+        )
+        if not early and not late:
+            return first, last
+        first, last = first - unit * early, min(last + unit * late, side)
 
 
 def _share(part: Span, side: int, scale: Fraction, length: int) -> Span:
