@@ -119,9 +119,10 @@ def _stretched(
     Bilinear; the published code took whatever Pillow's default was, then nearest neighbour. The
     filter looks beyond the box, so tiles meet as if they had been cut, to one grey level.
     """
-    height, width = image.shape[1] / tiling.rows, image.shape[2] / tiling.columns
-    box = (column * width, row * height, (column + 1) * width, (row + 1) * height)
-    size = (tiling.tile[1], tiling.tile[0])
+    (height, width), (rows, columns) = tiling.image, (tiling.rows, tiling.columns)
+    top, bottom = (each * height / rows for each in (row, row + 1))  # exact at the last edge
+    left, right = (each * width / columns for each in (column, column + 1))
+    box, size = (left, top, right, bottom), (tiling.tile[1], tiling.tile[0])
     planes = (Image.fromarray(p).resize(size, Image.Resampling.BILINEAR, box) for p in image)
     return np.stack([np.asarray(plane) for plane in planes])
 
