@@ -92,7 +92,7 @@ def test_stretched_tiles_are_cut_from_one_stretched_image(height, width):
         [np.asarray(Image.fromarray(p).resize(size, Image.Resampling.BILINEAR)) for p in image]
     )
     whole = joined(all_tiles(image, tiling), tiling)
-    assert np.abs(whole.astype(int) - expected).max() <= 1
+    assert np.abs(whole.astype(int) - expected).max() <= 2  # Pillow rounds after each axis
 
 
 @pytest.mark.parametrize("mode", MODES)
