@@ -117,7 +117,7 @@ def _stretched(
     """Return one tile of the stretched image, which never exists as a whole.
 
     Bilinear; the published code took whatever Pillow's default was, then nearest neighbour. The
-    filter looks beyond the box, so tiles meet as if they had been cut, to the rounding of two passes.
+    filter looks beyond the box, so tiles meet as if they had been cut, up to its rounding.
     """
     (height, width), (rows, columns) = tiling.image, (tiling.rows, tiling.columns)
     top, bottom = (each * height / rows for each in (row, row + 1))  # exact at the last edge
