@@ -274,13 +274,15 @@ def _attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
     return default
 
 
-def check_operands(node: onnx.NodeProto, sources: Sequence[str], constants: Constants) -> None:
+def check_operands(
+    node: onnx.NodeProto, sources: Sequence[str], shapes: Mapping[str, Sequence[int]]
+) -> None:
     """Refuse a node of which an operand would be another one at another place.
 
     Args:
         node: a local one.
         sources: those of its inputs that are made of the image.
-        constants: the arrays that the graph stores.
+        shapes: of the others, as far as they are known.
 
     Raises:
         NotLocalError: weights made of the image, or a stored map that has a place in it.
@@ -289,18 +291,14 @@ def check_operands(node: onnx.NodeProto, sources: Sequence[str], constants: Cons
     if node.op_type in PER_PIXEL:
         if node.op_type in PER_CHANNEL and _attribute(node, "axis", CHANNELS) in (CHANNELS, -3):
             return
-        if not all(name in constants and _uniform(constants[name]) for name in others):
+        # the same at every pixel that it is broadcast over
+        if not all(name in shapes and all(s == 1 for s in shapes[name][-2:]) for name in others):
             raise NotLocalError("joins the image with a map of a fixed size")
     elif node.op_type == "Concat":
         if others:
             raise NotLocalError("joins the image with a map of a fixed size")
     elif list(sources) != [node.input[0]]:
         raise NotLocalError("has weights that are made of the image")
-
-
-def _uniform(array: npt.NDArray[Any]) -> bool:
-    """Say whether an array is the same at every pixel that it is broadcast over."""
-    return all(side == 1 for side in array.shape[-2:])
 
 
 def stored_arrays(graph: onnx.GraphProto) -> dict[str, npt.NDArray[Any]]:

@@ -17,7 +17,7 @@ from onnx import helper
 
 from crowdrt.contracts import Size
 from crowdrt.engines.tiling.locality import PER_PIXEL
-from crowdrt.engines.tiling.split import inferred_types, skeleton
+from crowdrt.engines.tiling.shapes import inferred_types, skeleton
 
 BLOCK = 16  # channels in a block, where the CPU has AVX-512; 8 or less elsewhere
 IN_BLOCKS = ("Conv", "MaxPool", "AveragePool", "GlobalAveragePool", "Relu", "Add", "Sum", "Concat")

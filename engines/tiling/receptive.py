@@ -30,6 +30,7 @@ from crowdrt.engines.tiling.locality import (
     steps_of,
     stored_arrays,
 )
+from crowdrt.engines.tiling.shapes import shapes_of
 from crowdrt.engines.tiling.windows import Span, Steps
 from crowdrt.errors import EngineError
 
@@ -131,7 +132,7 @@ def receptive_field(model: onnx.ModelProto) -> ReceptiveField:
         EngineError: nothing in it is, or it does not read one image (N, C, H, W).
     """
     graph, image = model.graph, image_input(model)
-    walk = _Walk(image, stored_arrays(graph))
+    walk = _Walk(image, stored_arrays(graph), shapes_of(model))
     for node in graph.node:
         walk.visit(node)
     cuts = walk.cuts([value.name for value in graph.output])
@@ -157,8 +158,10 @@ def image_input(model: onnx.ModelProto) -> str:
 class _Walk:
     """The graph as seen from its image: what is local so far, and what is not."""
 
-    def __init__(self, image: str, constants: Constants) -> None:
-        self.constants = constants
+    def __init__(
+        self, image: str, constants: Constants, shapes: Mapping[str, Sequence[int]]
+    ) -> None:
+        self.constants, self.shapes = constants, shapes
         self.scales: dict[str, Scales] = {image: (Fraction(1), Fraction(1))}  # of the body
         self.readings: list[Reading] = []
         self.obstacles: list[Obstacle] = []
@@ -184,7 +187,7 @@ class _Walk:
 
     def _add(self, node: onnx.NodeProto, sources: Sequence[str]) -> None:
         steps = steps_of(node, self.constants)
-        check_operands(node, sources, self.constants)
+        check_operands(node, sources, self.shapes)
         scales = {self.scales[name] for name in sources}
         if len(scales) > 1:
             raise NotLocalError("joins maps of different strides")

@@ -1,12 +1,12 @@
 """A graph cut in two: what is run tile by tile, and what then sees the whole of its result."""
 
-import math
 from collections.abc import Iterable, Sequence
 
 import onnx
 from onnx import helper
 
 from crowdrt.engines.tiling.receptive import ReceptiveField
+from crowdrt.engines.tiling.shapes import inferred_types, skeleton
 from crowdrt.errors import EngineError
 
 
@@ -52,47 +52,6 @@ def cut_values(model: onnx.ModelProto, field: ReceptiveField) -> list[onnx.Value
 
 def _axis(dim: onnx.TensorShapeProto.Dimension) -> int | str | None:
     return dim.dim_value if dim.HasField("dim_value") else dim.dim_param or None
-
-
-def skeleton(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a graph that claims no shapes, with large arrays as inputs of the same shape.
-
-    Shape inference copies what it is given: without the weights it takes milliseconds.
-    """
-    graph = model.graph
-    small = [value for value in graph.initializer if math.prod(value.dims) <= SMALL]
-    large = [
-        helper.make_tensor_value_info(value.name, value.data_type, list(value.dims))
-        for value in graph.initializer
-        if math.prod(value.dims) > SMALL
-    ]
-    outputs = [
-        helper.make_tensor_value_info(value.name, value.type.tensor_type.elem_type, None)
-        for value in graph.output
-    ]
-    inputs = [*graph.input, *large]
-    return helper.make_model(
-        helper.make_graph(graph.node, graph.name, inputs, outputs, small),
-        opset_imports=model.opset_import,
-        ir_version=model.ir_version,
-    )
-
-
-SMALL = 64  # numbers; scales, axes and sizes, whose values shape inference may need
-
-
-def inferred_types(model: onnx.ModelProto) -> dict[str, onnx.TypeProto.Tensor]:
-    """Return the type of every tensor of which the number of axes is known."""
-    graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
-    types = {
-        value.name: value.type.tensor_type
-        for value in (*graph.input, *graph.value_info, *graph.output)
-        if value.type.tensor_type.HasField("shape")
-    }
-    for stored in graph.initializer:
-        value = helper.make_tensor_value_info(stored.name, stored.data_type, list(stored.dims))
-        types[stored.name] = value.type.tensor_type
-    return types
 
 
 def extract(
