@@ -169,7 +169,7 @@ def test_both_outputs_give_the_same_detections(model, size):
     for one, other in zip(inside, beside, strict=True):
         assert len(one.scores) == min(NUM_DETECTIONS, 3 * raw["boxes"].shape[1])
         assert one.scores.std() > 1e-3
-        np.testing.assert_allclose(one.scores, other.scores, rtol=1e-5)
+        np.testing.assert_allclose(one.scores, other.scores, rtol=1e-4)
         clear = np.flatnonzero(-np.diff(one.scores, prepend=2, append=-1) > 1e-6)
         alone = clear[:-1][np.diff(clear) == 1]  # of ties, either may come first
         assert len(alone) > len(one.scores) / 2
