@@ -11,6 +11,7 @@ NETWORKS = {
     "mcnn": "MCNN",
     "can": "CAN",
     "dssinet": "DSSINet",
+    "deepcount": "DeepCount",
 }
 ENGINES = {
     "pytorch": "PyTorch",
