@@ -10,15 +10,15 @@ import numpy as np
 import onnx
 
 from crowdrt.calibration.cost import conv_macs, int8_share
-from crowdrt.calibration.layerwise import LayerwiseGraph
+from crowdrt.calibration.layerwise import LayerwiseGraph, only_size
 from crowdrt.calibration.plan import Plan, plan_int8
 from crowdrt.calibration.qdq import activation_scale, insert_qdq
 from crowdrt.calibration.ranges import Statistics, range_of
 from crowdrt.console import track
 from crowdrt.contracts import Artifact, CalibrationConfig, Feeds, GraphInfo, Size, UInt8Image
 from crowdrt.data.images import check_file, read_image, unreadable
-from crowdrt.data.preprocess import load_feed
-from crowdrt.data.tiles import tiles_of, tiling_of
+from crowdrt.data.preprocess import pad_to_stride
+from crowdrt.data.tiles import TileMode, tiles_of, tiling_of
 from crowdrt.errors import CalibrationError
 from crowdrt.manifest import fingerprint, reusable, sha256_file, write_manifest, write_whole
 from crowdrt.onnx_file import external_files, graph_info, read_onnx, set_info
@@ -157,7 +157,7 @@ def feeds_of(model: onnx.ModelProto, info: GraphInfo, path: Path) -> Iterator[Fe
     """Yield one photograph as the network takes it: whole, or tile by tile."""
     stored = {value.name for value in model.graph.initializer}
     name = next(value.name for value in model.graph.input if value.name not in stored)
-    for pixels in pixels_of(info, path):
+    for pixels in pixels_of(model, info, path):
         if not info.normalised_input:
             yield {name: pixels}
             continue
@@ -168,13 +168,16 @@ def feeds_of(model: onnx.ModelProto, info: GraphInfo, path: Path) -> Iterator[Fe
         yield {name: (pixels.astype(np.float32) - mean) / std}
 
 
-def pixels_of(info: GraphInfo, path: Path) -> Iterator[UInt8Image]:
+def pixels_of(model: onnx.ModelProto, info: GraphInfo, path: Path) -> Iterator[UInt8Image]:
     """Yield (1, C, H, W): the photograph padded to the stride, or each tile that it is cut into."""
-    if info.fixed_size is None:
-        yield load_feed(path, info.preprocessing)
-        return
     photograph = read_image(path, info.preprocessing.channels)
-    tiling = tiling_of((photograph.shape[1], photograph.shape[2]), info.fixed_size)
+    whole = pad_to_stride(photograph, info.preprocessing)[np.newaxis]
+    only = info.fixed_size or only_size(model, (whole.shape[2], whole.shape[3]))
+    if only is None:
+        yield whole
+        return
+    mode: TileMode = "resize" if info.fixed_size else "pad"
+    tiling = tiling_of((photograph.shape[1], photograph.shape[2]), only, mode)
     yield from tiles_of(photograph, tiling, info.preprocessing)
 
 

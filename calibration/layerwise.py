@@ -15,11 +15,11 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from crowdrt.contracts import Feeds
+from crowdrt.contracts import Feeds, Size
 from crowdrt.engines.ort import SPINNING, open_session, session_options
 from crowdrt.errors import CalibrationError
 from crowdrt.lazy import require
-from crowdrt.onnx_graph import free_sizes, needed_nodes
+from crowdrt.onnx_graph import fill_free_axes, free_sizes, image_size, needed_nodes
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,24 @@ def cut(model: onnx.ModelProto, watched: Collection[str]) -> list[Piece]:
         outputs = tuple(name for node in run for name in node.output if name in wanted)
         pieces.append(Piece(inputs, outputs, extractor.extract_model([*inputs], [*outputs])))
     return pieces
+
+
+def only_size(model: onnx.ModelProto, wanted: Size) -> Size | None:
+    """Return the only (height, width) that a graph takes, or None where it takes `wanted` too.
+
+    A graph that was exported for one size can mostly take others. It cannot where sizes were
+    stored inside, as the targets of a resize are.
+    """
+    own = image_size(model.graph)
+    if own in (None, wanted):
+        return None
+    sized = free_sizes(model)
+    fill_free_axes(sized, wanted)
+    try:
+        onnx.shape_inference.infer_shapes(sized, strict_mode=True, data_prop=True)
+    except onnx.shape_inference.InferenceError:
+        return own
+    return None
 
 
 def split(nodes: Sequence[onnx.NodeProto], watched: Collection[str]) -> list[list[onnx.NodeProto]]:
