@@ -122,12 +122,19 @@ def test_answers_are_not_negative_and_training_sees_below_zero():
         model.count_head.weight.neg_()
         model.branch_1.density_head.weight.neg_()
         trained = model.forward_train(image)
+        raw = model.count_head(model.look(image)[0]).item()
         model.keep("density:48x64")
         density, count = model(image)
-    assert trained.people.item() < 0
+    assert trained.people.item() == pytest.approx(0.2 * raw)
+    assert raw < 0
     assert trained.density_48x64.min() < 0
     assert count.item() == 0
     assert density.min() == 0
+
+
+def test_every_later_layer_leaks_a_fifth():
+    slopes = [m.negative_slope for m in narrow().modules() if isinstance(m, nn.LeakyReLU)]
+    assert slopes == [0.2] * (10 + 5 + 10)  # backbone, spreads, doublings
 
 
 def test_every_parameter_learns_from_the_training_outputs():
