@@ -240,7 +240,28 @@ def traced(module: nn.Module, image: Tensor, like: onnx.ModelProto) -> onnx.Grap
             input_names=["image"],
             export_params=False,
         )
-        return onnx.load(Path(folder) / "traced.onnx").graph
+        graph = onnx.load(Path(folder) / "traced.onnx").graph
+    inline_copies(graph)
+    return graph
+
+
+def inline_copies(graph: onnx.GraphProto) -> None:
+    """Let whoever reads a copy of a weight read the weight.
+
+    The exporter keeps equal tensors once and copies them with Identity; fresh biases are all
+    equal, and a graph of fresh weights should be no larger than one of trained weights.
+    """
+    weights = {value.name for value in graph.input} - {"image"}
+    copies = {
+        node.output[0]: node.input[0]
+        for node in graph.node
+        if node.op_type == "Identity" and node.input[0] in weights
+    }
+    for i in reversed(range(len(graph.node))):
+        node = graph.node[i]
+        node.input[:] = [copies.get(name, name) for name in node.input]
+        if node.output[0] in copies:
+            del graph.node[i]
 
 
 def training_nodes(

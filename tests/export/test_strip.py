@@ -12,6 +12,8 @@ from onnx import helper, numpy_helper
 from torch import Tensor, nn
 
 from crowdrt.contracts import IMAGENET, GraphInfo
+from crowdrt.data.images import read_image
+from crowdrt.data.preprocess import pad_to_stride
 from crowdrt.errors import ExportError, ParityError
 from crowdrt.export.deploy import ShippedNetwork, deploy
 from crowdrt.export.onnx_export import export_onnx, to_onnx
@@ -312,6 +314,7 @@ def test_skts_adapters(info, tmp_path, no_simplifier, pictures):
     found = prove(model, shipped, path, pictures)
     assert (found.before.params, found.after.params) == (1_123_409, 1_017_681)
     assert found.branch_params == 105_728
+    assert (found.before.nodes, found.after.nodes) == (48, 36)  # the copies of equal biases aside
     assert found.after.macs == 13_007_070_720
     channels = ((16, 64), (16, 64), (32, 128), (64, 256), (128, 512), (64, 256))
     cells = [576 * 864 // stride**2 for stride in (1, 2, 4, 8, 8, 8)]
@@ -343,3 +346,18 @@ def test_deepcounts_branches_but_the_kept_one(tmp_path, no_simplifier):
     assert found.compared == "forward"  # the losses see the count before its ReLU
     assert found.after.macs < found.before.macs
     assert not any(name.startswith("/front_end") for name in found.nodes)
+
+
+@pytest.mark.data
+def test_on_real_photographs(info, tmp_path, no_simplifier, data_root):
+    torch.manual_seed(0)
+    model = build_model("skt", Fraction(1, 8)).eval()
+    files = sorted((data_root / "ShanghaiTech").rglob("part_A/test_data/images/*.jpg"))[:2]
+    pictures = [pad_to_stride(read_image(file, "rgb"), IMAGENET)[None] for file in files]
+    assert len(pictures) == 2
+    path = tmp_path / "model.onnx"
+    shipped = deploy(model, torch.randn(1, 3, 32, 48))
+    export_onnx(shipped, info, path, size=None, images=pictures, training=model)
+    facts = read_manifest(path)["facts"]["stripped"]
+    assert facts["compared"] == "forward_train"
+    assert 0 < facts["max_rel"] < 1e-5
