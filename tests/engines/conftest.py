@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper, parser
 
 from crowdrt.contracts import GraphInfo, Preprocessing
 from crowdrt.onnx_file import set_info
@@ -97,3 +97,36 @@ def pixels() -> np.ndarray:
     image = np.random.default_rng(3).integers(0, 128, (1, 3, 40, 64))
     image[..., 32:] += 127
     return image.astype(np.uint8)
+
+
+@pytest.fixture
+def from_text() -> Callable[..., onnx.ModelProto]:
+    """Makes a checked model of ONNX text and of the arrays that it reads."""
+
+    def make(text: str, arrays: dict[str, np.ndarray | tuple[int, ...]]) -> onnx.ModelProto:
+        """Make it; a shape instead of an array asks for random weights."""
+        rng = np.random.default_rng(0)
+        model = parser.parse_model(text)
+        read = {name for node in model.graph.node for name in node.input}
+        for name, array in arrays.items():
+            if isinstance(array, tuple):
+                array = rng.normal(0, 0.3, array).astype(np.float32)
+            if name in read:
+                model.graph.initializer.append(numpy_helper.from_array(array, name))
+        onnx.checker.check_model(model, full_check=True)
+        return model
+
+    return make
+
+
+@pytest.fixture
+def adding() -> bytes:
+    """`a` + `b` = `sum` of any lengths; only the runtime finds out which lengths it cannot add."""
+    names = {"a": ["n"], "b": ["m"], "sum": ["k"]}
+    a, b, total = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+        for name, shape in names.items()
+    )
+    graph = helper.make_graph([helper.make_node("Add", ["a", "b"], ["sum"])], "g", [a, b], [total])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return model.SerializeToString()

@@ -32,20 +32,10 @@ g (float[n, 3, h, w] image) => (float[n, 4, h, w] density)
 
 
 @pytest.fixture
-def graph() -> onnx.ModelProto:
-    rng = np.random.default_rng(0)
-    model = parser.parse_model(GRAPH)
-    arrays = {
-        "w1": rng.normal(0, 0.3, (4, 3, 3, 3)).astype(np.float32),
-        "w2": rng.normal(0, 0.3, (4, 3, 3, 3)).astype(np.float32),
-        "w3": rng.normal(0, 0.3, (4, 4, 3, 3)).astype(np.float32),
-        "b1": rng.normal(0, 0.3, 4).astype(np.float32),
-        "ws": np.full(4, 0.02, np.float32),
-        "wz": np.zeros(4, np.int8),
-    }
-    model.graph.initializer.extend(numpy_helper.from_array(a, n) for n, a in arrays.items())
-    onnx.checker.check_model(model, full_check=True)
-    return model
+def graph(from_text) -> onnx.ModelProto:
+    shapes = {"w1": (4, 3, 3, 3), "w2": (4, 3, 3, 3), "w3": (4, 4, 3, 3), "b1": (4,)}
+    scales = {"ws": np.full(4, 0.02, np.float32), "wz": np.zeros(4, np.int8)}
+    return from_text(GRAPH, shapes | scales)
 
 
 def read_shapes(model: onnx.ModelProto) -> list[int]:

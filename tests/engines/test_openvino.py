@@ -90,15 +90,8 @@ def test_the_network_of_another_tool(graph_maker, pixels):
     assert engine.run({"image": pixels[:, :, :33]})["density"].shape[2:] == (4, 8)
 
 
-def test_a_failing_run_is_an_engine_error():
-    shapes = {"a": ["n"], "b": ["m"], "sum": ["k"]}
-    a, b, total = (
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
-        for name, shape in shapes.items()
-    )
-    graph = helper.make_graph([helper.make_node("Add", ["a", "b"], ["sum"])], "g", [a, b], [total])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    engine = OpenVinoEngine(model.SerializeToString())
+def test_a_failing_run_is_an_engine_error(adding):
+    engine = OpenVinoEngine(adding)
     assert engine.run({"a": np.ones(3, np.float32), "b": np.ones(1, np.float32)})["sum"][2] == 2
     with pytest.raises(EngineError, match=r"failed on \{'a': \(3,\), 'b': \(4,\)\}"):
         engine.run({"a": np.ones(3, np.float32), "b": np.ones(4, np.float32)})

@@ -34,20 +34,10 @@ g (float[1, 4, h, w] image) => (float[n, 8, i, j] density)
 
 
 @pytest.fixture
-def signed() -> onnx.ModelProto:
-    rng = np.random.default_rng(0)
-    model = parser.parse_model(GRAPH)
-    arrays = {
-        "w1": rng.normal(0, 0.3, (8, 4, 3, 3)).astype(np.float32),
-        "w2": rng.normal(0, 0.3, (8, 8, 3, 3)).astype(np.float32),
-        "b1": rng.normal(0, 0.3, 8).astype(np.float32),
-        "b2": rng.normal(0, 0.3, 8).astype(np.float32),
-        "ws": np.full(8, 0.02, np.float32),
-        "wz": np.zeros(8, np.int8),
-    }
-    model.graph.initializer.extend(numpy_helper.from_array(a, n) for n, a in arrays.items())
-    onnx.checker.check_model(model, full_check=True)
-    return model
+def signed(from_text) -> onnx.ModelProto:
+    shapes = {"w1": (8, 4, 3, 3), "w2": (8, 8, 3, 3), "b1": (8,), "b2": (8,)}
+    scales = {"ws": np.full(8, 0.02, np.float32), "wz": np.zeros(8, np.int8)}
+    return from_text(GRAPH, shapes | scales)
 
 
 @pytest.fixture
