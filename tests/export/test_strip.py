@@ -351,7 +351,7 @@ def test_deepcounts_branches_but_the_kept_one(tmp_path, no_simplifier):
 @pytest.mark.data
 def test_on_real_photographs(info, tmp_path, no_simplifier, data_root):
     torch.manual_seed(0)
-    model = build_model("skt", Fraction(1, 8)).eval()
+    model = build_model("skt", Fraction(1, 16)).eval()
     files = sorted((data_root / "ShanghaiTech").rglob("part_A/test_data/images/*.jpg"))[:2]
     pictures = [pad_to_stride(read_image(file, "rgb"), IMAGENET)[None] for file in files]
     assert len(pictures) == 2
