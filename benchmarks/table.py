@@ -14,7 +14,7 @@ from crowdrt.benchmarks.printed import SKT_TABLE_8, printed_cost, printed_row
 from crowdrt.contracts import Measurement, Size
 
 ENGINE_ORDER = ("pytorch", "onnxruntime", "openvino", "tensorrt")
-PRECISION_ORDER = ("fp32", "fp16", "int8")
+PRECISION_ORDER = ("fp32", "fp16", "int8+fp16", "int8")
 NVIDIA_DEVICE = Path("/dev/nvidia0")
 
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from crowdrt.errors import DataError, ExportError, RecipeError
 
 Channels = Literal["rgb", "grey"]
-Precision = Literal["fp32", "int8"]
+Precision = Literal["fp32", "fp16", "int8", "int8+fp16"]
 Size = tuple[int, int]  # height, width in pixels
 UInt8Image = npt.NDArray[np.uint8]  # (C, H, W)
 Feeds = Mapping[str, npt.NDArray[Any]]

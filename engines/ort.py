@@ -103,7 +103,7 @@ def full_range_int8(model: onnx.ModelProto) -> bool:
     """Say whether the graph multiplies 8-bit weights; one of another tool may, if it is INT8."""
     info = stored_info(model, source="the network")
     if info is not None:
-        return info.precision == "int8" and info.weight_bits > 7
+        return info.precision.startswith("int8") and info.weight_bits > 7
     return any("Linear" in node.op_type or "Integer" in node.op_type for node in model.graph.node)
 
 

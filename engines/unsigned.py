@@ -21,7 +21,7 @@ MAKES_NON_NEGATIVE = ("Relu", "Abs")
 # Never negative if none of their inputs are; of a Resize only the modes that mix within range.
 KEEPS_NON_NEGATIVE = (
     *("QuantizeLinear", "DequantizeLinear", "MaxPool", "AveragePool", "Concat"),
-    *("Identity", "Reshape", "Transpose", "Resize"),
+    *("Identity", "Reshape", "Transpose", "Resize", "Cast"),
 )
 DATA_INPUTS = {"Concat": None}  # all of them; of every other node the first
 ZERO_POINTS = {True: "crowdrt_uint8_0", False: "crowdrt_uint8_128"}
