@@ -12,6 +12,7 @@ NETWORKS = {
     "can": "CAN",
     "dssinet": "DSSINet",
     "deepcount": "DeepCount",
+    "dsla": "DSLA",
 }
 ENGINES = {
     "pytorch": "PyTorch",
