@@ -72,7 +72,8 @@ def cells_markdown(cells: Sequence[Cell]) -> str:
 
 def lines(cells: Sequence[Cell]) -> list[tuple[str, ...]]:
     """Return one line of text per cell; a row's name stands only in its first line."""
-    numbers, last, found = notes_of(cells), "", []
+    numbers, last = notes_of(cells), ""
+    found: list[tuple[str, ...]] = []
     for cell in cells:
         verdict = "=" if cell.matches else "differs"
         note = f"{verdict} ({numbers[cell.note]})" if cell.note else verdict

@@ -182,7 +182,8 @@ def complexity(
     """Count parameters, true MACs and the papers' FLOPs at any size."""
     from crowdrt.export.complexity import complexity as cost
 
-    rows = [cost(network, parse_width(width), each) for each in sizes_of(size)]
+    sizes = [parse_size(text) for text in size or []]
+    rows = [cost(network, parse_width(width), each) for each in sizes or [None]]
     if as_json:
         emit([row.as_dict() for row in rows])
         return

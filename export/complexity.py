@@ -48,6 +48,9 @@ NO_MACS = tuple(
 )
 
 
+USUAL_SIZE: Size = (576, 864)  # the mean of ShanghaiTech A, and SKT's first column
+
+
 @dataclass(frozen=True, kw_only=True)
 class Complexity:
     """The cost of one image through the network that ships."""
@@ -71,8 +74,10 @@ class Complexity:
         }
 
 
-def complexity(network: str, width: Fraction, size: Size) -> Complexity:
+def complexity(network: str, width: Fraction, size: Size | None = None) -> Complexity:
     """Count `network` at `width` on one image of `size`, exactly as large: nothing is padded.
+
+    Without `size`, the only one that the network takes, or 576x864.
 
     Raises:
         RecipeError: no such network or width.
@@ -80,6 +85,7 @@ def complexity(network: str, width: Fraction, size: Size) -> Complexity:
     """
     with torch.device("meta"):
         model = build_model(network, width)
+    size = size or model.fixed_size or USUAL_SIZE
     params, macs, paper_flops = count(model, size)
     return Complexity(
         network=network,
@@ -177,7 +183,7 @@ def matmul_macs(inputs: Sequence[Any], outputs: Sequence[Any]) -> int:
         outputs: one graph value of shape (..., n, m).
     """
     inner: int = inputs[0].type().sizes()[-1]
-    return math.prod(outputs[0].type().sizes()) * inner
+    return int(math.prod(outputs[0].type().sizes())) * inner
 
 
 def count_macs(model: nn.Module, image: Tensor) -> int:

@@ -322,3 +322,8 @@ def test_an_unknown_network_or_width_is_refused():
         complexity("vgg", FULL, (64, 64))
     with pytest.raises(RecipeError, match="width"):
         complexity("csrnet", Fraction(3, 2), (64, 64))
+
+
+def test_without_a_size_it_is_the_networks_own_or_the_usual_one():
+    assert complexity("deepcount", Fraction(1, 8)).size == (384, 512)
+    assert complexity("csrnet", QUARTER).size == (576, 864)
