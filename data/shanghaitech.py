@@ -73,7 +73,19 @@ def location(image_info: Any) -> Any:
     return image_info[0]["location"]
 
 
+def held_out_beside(path: Path) -> list[Sample]:
+    """Return the test split that lies beside another split, or beside its images/; else []."""
+    path = path.resolve()
+    split = path.parent if path.name == "images" else path
+    test = split.parent / "test_data"
+    if split == test or not truth_folder(split) or not truth_folder(test):
+        return []
+    return read_split(test)
+
+
 def without_copies(samples: list[Sample], held_out: list[Sample]) -> list[Sample]:
     """Drop the samples whose file is byte-identical with one that is held out for testing."""
     known = {sha256_file(sample.image) for sample in held_out}
+    if not known:
+        return samples
     return [sample for sample in samples if sha256_file(sample.image) not in known]

@@ -11,7 +11,7 @@ from pathlib import Path
 from crowdrt.console import say
 from crowdrt.contracts import Sample
 from crowdrt.data.datasets import open_samples
-from crowdrt.data.shanghaitech import Part, shanghaitech, without_copies
+from crowdrt.data.shanghaitech import Part, held_out_beside, shanghaitech, without_copies
 from crowdrt.data.synthetic import generate
 from crowdrt.errors import DataError
 from crowdrt.training.crops import SampleGroup
@@ -80,7 +80,7 @@ def real_groups(data: Path) -> list[SampleGroup]:
 
 def annotated_group(data: Path) -> SampleGroup:
     """Return the annotated photographs of a folder, and say what was left out."""
-    samples = open_samples(data)
+    samples = without_copies(open_samples(data), held_out_beside(data))
     annotated = tuple(sample for sample in samples if sample.heads is not None)
     if not annotated:
         raise DataError(

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from crowdrt.contracts import TrainingConfig
-from crowdrt.errors import CrowdRTError, TrainingError
+from crowdrt.errors import CrowdRTError, DataError, TrainingError
 from crowdrt.manifest import read_manifest, sha256_file
 from crowdrt.models import DENSITY_NETWORKS, NETWORKS
 from crowdrt.models.weights import load_network
@@ -113,6 +113,33 @@ def test_other_photographs_or_another_recipe_are_another_run(data, crowds, tmp_p
     assert not tiny_run(fewer, tmp_path / "run").reused
     assert not tiny_run(fewer, tmp_path / "run", replace(TINY, seed=1)).reused
     assert len(read_lines(tmp_path / "run" / "metrics.jsonl")) == 1
+
+
+@pytest.mark.parametrize("part", ["groups", "validation"])
+@pytest.mark.parametrize("change", ["pixels", "heads"])
+def test_a_changed_photograph_of_the_same_name_is_another_run(plain_photo, tmp_path, part, change):
+    def data(**changed):
+        samples = {
+            name: plain_photo(f"{name}.png", size=(64, 64), **(changed if name == part else {}))
+            for name in ("groups", "validation")
+        }
+        group = SampleGroup("photos", (samples["groups"],), 1.0)
+        return TrainingSet((group,), (samples["validation"],))
+
+    first = {"level": 100, "heads": [(20, 30)]}
+    other = {"pixels": {"level": 101}, "heads": {"heads": [(21, 30)]}}[change]
+    one = replace(TINY, steps=1)
+    assert not tiny_run(data(**first), tmp_path / "run", one).reused
+    assert tiny_run(data(**first), tmp_path / "run", one).reused
+    assert not tiny_run(data(**first | other), tmp_path / "run", one).reused
+
+
+def test_a_photograph_that_is_gone_is_named(plain_photo, tmp_path):
+    sample = plain_photo("gone.png", size=(64, 64))
+    sample.image.unlink()
+    data = TrainingSet((SampleGroup("photos", (sample,), 1.0),), (sample,))
+    with pytest.raises(DataError, match=r"gone\.png cannot be opened"):
+        tiny_run(data, tmp_path / "run")
 
 
 def test_a_checkpoint_of_another_recipe_is_not_resumed(data, tmp_path, monkeypatch, capsys):
@@ -261,7 +288,9 @@ def test_a_manifest_names_photographs_and_no_folder(data, tmp_path):
     artifact = tiny_run(data, tmp_path / "run")
     manifest = read_manifest(artifact.path)
     validation = data.validation[0]
-    expected = f"{validation.image.name}:{validation.annotated}"
-    assert manifest["made_from"]["images"]["validation"] == [expected]
+    [found] = manifest["made_from"]["images"]["validation"]
+    name, annotated, content = found.split(":")
+    assert (name, annotated) == (validation.image.name, str(validation.annotated))
+    assert len(content) == 16
     assert str(tmp_path) not in json.dumps(manifest)
     assert str(validation.image.parent) not in json.dumps(manifest)

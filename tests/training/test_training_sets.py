@@ -80,6 +80,25 @@ def test_both_parts_take_part_and_a_copy_of_a_test_photograph_does_not(published
     assert not leaked
 
 
+@pytest.mark.parametrize("inside", ["", "images"])
+def test_one_split_alone_leaves_out_what_the_split_beside_it_tests(published, inside):
+    split = next(published.glob("part_A*")) / "train_data"
+    data = split / inside
+    learn, validate = paths_of(training_set(data, num_synthetic=0, synthetic=published))
+    assert len(learn) + len(validate) == 19
+    assert "IMG_4.jpg" not in {path.name for path in learn + validate}
+
+    shutil.rmtree(split.parent / "test_data")  # nothing is known to be tested
+    learn, validate = paths_of(training_set(data, num_synthetic=0, synthetic=published))
+    assert len(learn) + len(validate) == 20
+
+
+def test_the_test_split_itself_is_not_emptied(published):
+    split = next(published.glob("part_A*")) / "test_data"
+    learn, validate = paths_of(training_set(split, num_synthetic=0, synthetic=published))
+    assert len(learn) + len(validate) == 3
+
+
 def test_generated_crowds_join_with_a_smaller_share(published, crowds, monkeypatch):
     monkeypatch.setattr("crowdrt.training.sets.generate", lambda *_, **__: list(crowds))
     found = training_set(published, num_synthetic=4, synthetic=published / "made")
@@ -122,6 +141,14 @@ def test_a_single_photograph_is_too_few(tmp_path):
     folder = annotated_folder(tmp_path / "mine", number=1)
     with pytest.raises(DataError, match="too few"):
         training_set(folder, num_synthetic=0, synthetic=tmp_path)
+
+
+@pytest.mark.data
+def test_part_a_alone_leaves_out_the_leaked_photograph(data_root, tmp_path):
+    data = data_root / "ShanghaiTech" / "part_A" / "train_data"
+    learn, validate = paths_of(training_set(data, num_synthetic=0, synthetic=tmp_path))
+    assert len(learn) + len(validate) == 299
+    assert "IMG_121.jpg" not in {path.name for path in learn + validate}
 
 
 @pytest.mark.data
