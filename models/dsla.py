@@ -4,7 +4,7 @@ Wang, Li, Xue and Huo, "Dual Subnet Label Assignment for End-to-End Fully Convol
 Detection in Crowd Scenes". No code was released with it. The network is FCOS (Tian et al.,
 arXiv:1904.01355) with one-to-one labels as in OneNet (Sun et al., arXiv:2012.05780), a soft label
 assignment (SLA) branch that only training needs, and Feature Shuffle between the pyramid's levels.
-Its details are the ones that reproduce the cells of Table 5, the only ones that the paper pins down.
+Its details are the ones that reproduce the paper's Table 5.
 
 What the text leaves open:
 
