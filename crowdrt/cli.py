@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from crowdrt import __version__
+from crowdrt.cast import cast
 from crowdrt.console import out, tell
 from crowdrt.contracts import CalibrationConfig, Size, parse_size, parse_width
 from crowdrt.count import count
@@ -182,7 +183,7 @@ def complexity(
     """Count parameters, true MACs and the papers' FLOPs at any size."""
     from crowdrt.export.complexity import complexity as cost
 
-    sizes = [parse_size(text) for text in size or []]
+    sizes: list[Size | None] = [parse_size(text) for text in size or []]
     rows = [cost(network, parse_width(width), each) for each in sizes or [None]]
     if as_json:
         emit([row.as_dict() for row in rows])
@@ -218,6 +219,9 @@ def calibrate(
         weight_bits=weight_bits,  # type: ignore[arg-type]
     )
     report(calibrate_stage(model, open_samples(images), output, config), as_json)
+
+
+app.command()(cast)
 
 
 @app.command()
