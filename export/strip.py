@@ -230,17 +230,23 @@ def traced(module: nn.Module, image: Tensor, like: onnx.ModelProto) -> onnx.Grap
     They become inputs under PyTorch's names: the graph of 58 M parameters is 46 kB.
     """
     opset = next(entry.version for entry in like.opset_import if entry.domain in ("", "ai.onnx"))
-    with quiet(), torch.no_grad(), tempfile.TemporaryDirectory() as folder:
-        torch.onnx.export(
-            module,
-            (image,),
-            Path(folder) / "traced.onnx",
-            dynamo=False,
-            opset_version=opset,
-            input_names=["image"],
-            export_params=False,
-        )
-        graph = onnx.load(Path(folder) / "traced.onnx").graph
+    try:
+        with quiet(), torch.no_grad(), tempfile.TemporaryDirectory() as folder:
+            torch.onnx.export(
+                module,
+                (image,),
+                Path(folder) / "traced.onnx",
+                dynamo=False,
+                opset_version=opset,
+                input_names=["image"],
+                export_params=False,
+            )
+            graph = onnx.load(Path(folder) / "traced.onnx").graph
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise ExportError(
+            f"the training graph cannot be traced: {(str(error) or repr(error)).splitlines()[0]}",
+            fix="use operators that PyTorch's tracer knows in forward_train, or another --opset",
+        ) from error
     inline_copies(graph)
     return graph
 

@@ -195,8 +195,8 @@ def file_lines(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "parameters", f"{found['params']:,}"
     yield "MACs", macs
     idle = [name for names in found["unneeded"].values() for name in names]
-    if idle:
-        yield "idle", f"no output needs {', '.join(idle)}"
+    every = "nothing: every node, stored tensor and input serves an output"
+    yield "idle", f"no output needs {', '.join(idle)}" if idle else every
     manifest = found["manifest"]
     if manifest is None:
         yield "made from", "unknown: there is no manifest beside it"

@@ -96,7 +96,7 @@ def test_for_people(crowdrt, tiny):
     assert "40: Conv 17, Relu 16" in lines["nodes"]
     assert " G at 576x864" in lines["MACs"]
     assert "network csrnet, width 1/16, weights_sha256 " in lines["made from"]
-    assert "idle" not in lines
+    assert "nothing: every node" in lines["idle"]
 
 
 def test_a_network_of_another_tool(crowdrt, foreign):
