@@ -8,12 +8,12 @@ from onnx import helper
 
 from crowdrt.contracts import Size
 from crowdrt.engines.tiling.memory import peak_bytes
-from crowdrt.engines.tiling.receptive import Band, ReceptiveField, band_of, bands_of
+from crowdrt.engines.tiling.receptive import Band, ReceptiveField, bands_of, halo
 from crowdrt.engines.tiling.split import body_of, cut_values, head_of
 
 MIB = 2**20
-# What ONNX Runtime took at most of what was estimated: its arena leaves holes. See docs/tiling.md.
-MARGIN = 1.75
+# ONNX Runtime took 0.9 to 2.1 times what was estimated, as its arena leaves holes: docs/tiling.md.
+MARGIN = 2.2
 SAMPLE_PX = 512  # side of the tile whose memory is estimated; that of others goes by the area
 
 
@@ -52,7 +52,7 @@ class Grid:
         what = f"{down} strips" if across == 1 else f"{down}x{across} tiles"
         tall, wide = self.tile
         return (
-            f"{height}x{width} px (height x width) in {what} of up to {tall}x{wide} px, overlaps "
+            f"{height}x{width} px (height x width) in {what} of {tall}x{wide} px, overlaps "
             f"included: {self.work:.2f} times the work{self.note}"
         )
 
@@ -61,15 +61,6 @@ def make_grid(field: ReceptiveField, size: Size, steps: Size) -> Grid:
     """Return the grid whose tiles begin every so many rows and columns."""
     rows, columns = (bands_of(field, axis, size[axis], steps[axis]) for axis in (0, 1))
     return Grid(size=size, rows=rows, columns=columns)
-
-
-def halo(field: ReceptiveField, axis: int) -> int:
-    """Return how many rows more than it answers for a tile is fed, at two cuts together."""
-    unit = field.alignment(axis)
-    middle = 2**20 * unit  # far from every border
-    band = band_of(field, axis, 2 * middle, (middle, middle + unit))
-    assert band is not None
-    return band.feed[1] - band.feed[0] - unit
 
 
 class Footprint:
@@ -91,9 +82,11 @@ class Footprint:
         return math.ceil(MARGIN * self.per_pixel * math.prod(tile))
 
     def total(self, size: Size, tile: Size) -> int:
-        """Return what an image of `size` takes in tiles of at most `tile`, overlaps included."""
-        held, head = self.whole(size)
-        return max(held + self.tile(tile), head)
+        """Return what an image of `size` takes in tiles of at most `tile`, overlaps included.
+
+        What the body took stays taken while the head runs.
+        """
+        return self.tile(tile) + max(self.whole(size))
 
     def whole(self, size: Size) -> tuple[int, int]:
         """Return what the cuts of the whole image take, and what the head takes with them."""
@@ -150,14 +143,15 @@ class _Choice:
 def _choices(field: ReceptiveField, axis: int, side: int) -> list[_Choice]:
     """Return the ways to divide an axis, undivided first.
 
-    Bands narrower than their halo on one side are left out: tiles half as wide would save less
-    than half of the memory, and the work would multiply.
+    Bands that answer for less than their halo on one side are left out: half as much would save
+    less than half of the memory, and the work would multiply.
     """
-    unit, overlap = field.alignment(axis), halo(field, axis)
+    unit, overlap = field.alignment(axis), sum(halo(field, axis))
     least = max(unit, -(-overlap // 2 // unit) * unit)
     choices = {side: _Choice(step=-(-side // unit) * unit, fed=side, total=side)}
-    for number in range(2, side // least + 1):
-        step = -(-side // number // unit) * unit
-        fed, cuts = min(side, step + overlap), -(-side // step) - 1
-        choices.setdefault(fed, _Choice(step=step, fed=fed, total=side + cuts * overlap))
+    for number in range(2, (side - overlap) // least + 1):
+        step = -(-(side - overlap) // number // unit) * unit
+        number = -(-(side - overlap) // step)
+        fed = step + overlap
+        choices.setdefault(fed, _Choice(step=step, fed=fed, total=number * fed))
     return list(choices.values())

@@ -241,32 +241,63 @@ class Band:
 def bands_of(field: ReceptiveField, axis: int, side: int, step: int) -> tuple[Band, ...]:
     """Divide one axis of a photograph; together the bands give each row of a cut once.
 
+    All are fed alike, as far as the photograph's length allows: a runtime finds the memory of
+    the last tile just right for the next. So the first and the last, which have a halo on one side
+    only, answer for more rows than those between.
+
     Args:
         field: says what decides what.
         axis: 0 for rows, 1 for columns.
         side: rows of the photograph.
-        step: rows between the beginnings of two bands, a multiple of the alignment.
+        step: rows that a band between two others answers for, a multiple of the alignment.
     """
     assert step % field.alignment(axis) == 0, (step, field.alignment(axis))
-    parts = [(start, min(start + step, side)) for start in range(0, side, step)]
-    bands = [band_of(field, axis, side, part) for part in parts]
+    before, after = halo(field, axis)
+    fed = before + step + after
+    if fed >= side:
+        parts = [(0, side)]
+    else:
+        starts = [0, *range(before + step, side - after, step)]
+        parts = list(zip(starts, [*starts[1:], side], strict=True))
+    bands = [band_of(field, axis, side, part, fed=fed) for part in parts]
     return tuple(band for band in bands if band is not None)
 
 
-def band_of(field: ReceptiveField, axis: int, side: int, part: Span) -> Band | None:
-    """Return what a part of the photograph gives; a map that shrank has nothing for the last."""
+def halo(field: ReceptiveField, axis: int) -> tuple[int, int]:
+    """Return how many rows a band is fed before and after those it answers for."""
+    unit = field.alignment(axis)
+    middle = 2**20 * unit  # far from every border
+    band = band_of(field, axis, 2 * middle, (middle, middle + unit))
+    assert band is not None
+    return middle - band.feed[0], band.feed[1] - middle - unit
+
+
+def band_of(
+    field: ReceptiveField, axis: int, side: int, part: Span, *, fed: int = 0
+) -> Band | None:
+    """Return what a part of the photograph gives; a map that shrank has nothing for the last.
+
+    Args:
+        field: says what decides what.
+        axis: 0 for rows, 1 for columns.
+        side: rows of the photograph.
+        part: the rows that the band answers for; they begin at a multiple of the alignment.
+        fed: how many it is to see at least, as far as there are so many.
+    """
     scales, lengths = field.scales(axis), field.lengths(axis, side)
     keep = {cut: _share(part, side, scales[cut], lengths[cut]) for cut in field.cuts}
     wanted = {cut: span for cut, span in keep.items() if span[0] < span[1]}
     if not wanted:
         return None
-    feed = _feed(field, axis, side, field.needed(axis, side, wanted))
-    begins = {cut: int(feed[0] * scales[cut]) for cut in field.cuts}
+    first, last = _feed(field, axis, side, field.needed(axis, side, wanted))
+    last = min(max(last, first + fed), side)
+    first = min(first, max(0, last - fed) // field.alignment(axis) * field.alignment(axis))
+    begins = {cut: int(first * scales[cut]) for cut in field.cuts}
     return Band(
-        feed=feed,
+        feed=(first, last),
         keep=keep,
         own={cut: (span[0] - begins[cut], span[1] - begins[cut]) for cut, span in keep.items()},
-        given=field.lengths(axis, feed[1] - feed[0]),
+        given=field.lengths(axis, last - first),
     )
 
 

@@ -5,6 +5,8 @@ import math
 import onnx
 from onnx import helper
 
+from crowdrt.errors import EngineError
+
 
 def skeleton(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return a graph that claims no shapes, with large arrays as inputs of the same shape.
@@ -34,8 +36,18 @@ SMALL = 64  # numbers; scales, axes and sizes, whose values shape inference may 
 
 
 def inferred_types(model: onnx.ModelProto) -> dict[str, onnx.TypeProto.Tensor]:
-    """Return the type of every tensor of which the number of axes is known."""
-    graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    """Return the type of every tensor of which the number of axes is known.
+
+    Raises:
+        EngineError: the operators contradict each other, or are of no known version.
+    """
+    try:
+        graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    except onnx.shape_inference.InferenceError as error:
+        raise EngineError(
+            f"the shapes of the network's tensors cannot be told: {str(error).splitlines()[0]}",
+            fix="export the network again: crowdrt export NETWORK --weights F -o model.onnx",
+        ) from error
     types = {
         value.name: value.type.tensor_type
         for value in (*graph.input, *graph.value_info, *graph.output)

@@ -10,7 +10,9 @@ from onnx import TensorProto, helper, numpy_helper, parser
 
 from crowdrt.engines.tiling.receptive import (
     ReceptiveField,
+    band_of,
     bands_of,
+    halo,
     inside,
     receptive_field,
 )
@@ -185,10 +187,10 @@ def test_one_pixel_moves_no_more_than_its_rows_and_columns():
                 assert first <= pixel[axis] < last
 
 
-def put_together(run, field, axis: int, image: np.ndarray, step: int, whole: np.ndarray):
+def put_together(run, axis: int, image: np.ndarray, bands, whole: np.ndarray) -> np.ndarray:
     """The map from bands along one axis, each run on its own."""
     found = np.full_like(whole, np.nan)
-    for band in bands_of(field, axis, image.shape[2 + axis], step):
+    for band in bands:
         there = [slice(None)] * 4
         there[2 + axis] = slice(*band.feed)
         given = run(np.ascontiguousarray(image[tuple(there)]))
@@ -196,8 +198,16 @@ def put_together(run, field, axis: int, image: np.ndarray, step: int, whole: np.
         there[2 + axis] = slice(*band.own["density"])
         part = given[tuple(there)]
         there[2 + axis] = slice(*band.keep["density"])
+        assert np.isnan(found[tuple(there)]).all()
         found[tuple(there)] = part
     return found
+
+
+def parts_of(field, axis: int, side: int, step: int):
+    """Bands that are fed no more than they need."""
+    parts = [(start, min(start + step, side)) for start in range(0, side, step)]
+    bands = [band_of(field, axis, side, part) for part in parts]
+    return [band for band in bands if band is not None]
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -209,8 +219,27 @@ def test_bands_put_together_are_the_map(seed):
     for axis in (0, 1):
         unit = field.alignment(axis)
         for step in (unit, 3 * unit, -(-128 // unit) * unit):
-            found = put_together(run, field, axis, image, step, whole)
-            np.testing.assert_allclose(found, whole, rtol=1e-5)
+            for bands in (
+                parts_of(field, axis, image.shape[2 + axis], step),
+                bands_of(field, axis, image.shape[2 + axis], step),
+            ):
+                found = put_together(run, axis, image, bands, whole)
+                np.testing.assert_allclose(found, whole, rtol=1e-5)
+
+
+@pytest.mark.parametrize("side", [200, 203, 96, 8])
+def test_all_bands_are_fed_alike(side):
+    line = "density = Conv <strides = [4, 4], pads = [3, 3, 3, 3]> (image, w)"
+    field = receptive_field(graph(line, w=np.ones((1, 2, 9, 9), F)))
+    assert halo(field, 0) == (4, 4)
+    for step in (4, 12, 40, 200):
+        bands = bands_of(field, 0, side, step)
+        fed = {band.feed[1] - band.feed[0] for band in bands}
+        assert fed <= ({side} if len(bands) == 1 else {step + 8, step + 8 + side % 4})
+        assert [band.keep["density"][0] for band in bands[1:]] == [
+            band.keep["density"][1] for band in bands[:-1]
+        ]
+    assert len(bands_of(field, 0, 200, 40)) == 5
 
 
 @pytest.mark.parametrize("smaller", [(1, 0), (0, 1)], ids=["above", "below"])
@@ -220,7 +249,7 @@ def test_a_halo_one_row_smaller_is_wrong(monkeypatch, smaller):
     field, run = receptive_field(model), runner(model)
     image = np.random.default_rng(0).uniform(0, 1, (1, 2, 30, 20)).astype(F)
     whole = run(image)
-    assert np.array_equal(put_together(run, field, 0, image, 10, whole), whole)
+    assert np.array_equal(put_together(run, 0, image, parts_of(field, 0, 30, 10), whole), whole)
 
     needed = ReceptiveField.needed
 
@@ -231,7 +260,7 @@ def test_a_halo_one_row_smaller_is_wrong(monkeypatch, smaller):
         return spans | {"image": (first, last)}
 
     monkeypatch.setattr(ReceptiveField, "needed", too_few)
-    wrong = put_together(run, field, 0, image, 10, whole) != whole
+    wrong = put_together(run, 0, image, parts_of(field, 0, 30, 10), whole) != whole
     assert sorted(set(np.nonzero(wrong)[2])) == ([10, 20] if smaller[0] else [9, 19])
 
 
@@ -344,6 +373,9 @@ def test_what_works_on_each_pixel_alone_is_local(line):
 def test_an_operator_of_another_domain_is_not_taken_for_onnxs_own():
     model = graph("density = Conv (image, map)", **STORED)
     model.graph.node[0].domain = "com.example"
+    with pytest.raises(EngineError, match=r"No opset import for domain com\.example"):
+        receptive_field(model)
+    model.opset_import.append(helper.make_opsetid("com.example", 1))
     assert "com.example" in receptive_field(model).obstacles[0].why
 
 
