@@ -73,6 +73,11 @@ def check_file(path: Path) -> None:
             raise DataError(
                 f"{path} is a folder, an image file was expected", fix=f"name a file in {path}"
             )
+        if path.is_symlink() and not path.exists():
+            raise DataError(
+                f"{path} is a link to {path.readlink()}, where there is nothing",
+                fix="link it to the image, or remove it",
+            )
         if not path.exists():
             raise DataError(f"{path} does not exist", fix="check the path")
         if not path.is_file():  # reading a pipe would wait for ever
@@ -148,9 +153,12 @@ def list_images(folder: Path) -> list[Path]:
     """Return the images that lie directly in `folder`, in natural order (2 before 10).
 
     Raises:
-        DataError: the folder is missing, cannot be read, or holds no images.
+        DataError: the folder is missing, cannot be read, or holds no images; or one of them is a
+            broken link or no ordinary file, which would otherwise be missing without a word.
     """
     images = images_in(folder)
+    for image in images:
+        check_file(image)
     if not images:
         raise DataError(
             f"{folder} holds no images", fix=f"put photographs there: {' '.join(SUFFIXES)}"
@@ -169,7 +177,7 @@ def images_in(folder: Path) -> list[Path]:
             what = "is not a folder" if folder.exists() else "does not exist"
             raise DataError(f"{folder} {what}", fix="name a folder that holds photographs")
         named = [path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES]
-        return sorted((p for p in named if p.name[0] != "." and p.is_file()), key=natural_order)
+        return sorted((p for p in named if p.name[0] != "." and not p.is_dir()), key=natural_order)
 
 
 def natural_order(path: Path) -> tuple[list[str | int], str]:

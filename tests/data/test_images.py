@@ -115,15 +115,45 @@ def test_every_mode_of_a_photograph_keeps_its_picture(tmp_path, colours, mode, s
     assert np.corrcoef(pixels.mean(axis=0).ravel(), brightness)[0, 1] > 0.8
 
 
+@pytest.mark.parametrize("kind", ["GIF", "TIFF", "WEBP", "PNG", "BMP"])
+def test_content_counts_and_not_the_name(tmp_path, colours, kind):
+    Image.fromarray(colours).save(tmp_path / "a.jpg", kind)
+    pixels = read_image(tmp_path / "a.jpg", "rgb").transpose(1, 2, 0)
+    assert np.corrcoef(pixels.ravel(), colours.ravel())[0, 1] > 0.98
+
+
+def test_sixteen_bit_colours_are_scaled_too(tmp_path, colours):
+    write_png(tmp_path / "a.png", colours.shape[:2], (colours.astype(">u2") * 257), bits=16)
+    pixels = read_image(tmp_path / "a.png", "rgb")
+    np.testing.assert_array_equal(pixels, colours.transpose(2, 0, 1))
+
+
+def write_png(path, size, pixels, *, bits=8, more=b""):
+    """Write an RGB PNG chunk by chunk; its header says `size`, whatever `pixels` are."""
+    header = struct.pack(">IIBBBBB", size[1], size[0], bits, 2, 0, 0, 0)
+    rows = b"".join(b"\0" + row.tobytes() for row in pixels)
+    chunks = [chunk(b"IHDR", header), more, chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND")]
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
+
+
+def chunk(kind, content=b""):
+    checksum = struct.pack(">I", zlib.crc32(kind + content))
+    return struct.pack(">I", len(content)) + kind + content + checksum
+
+
 def test_black_and_white_fill_the_range(tmp_path):
     Image.fromarray(np.eye(48, dtype=bool)).save(tmp_path / "a.png")
     np.testing.assert_array_equal(read_image(tmp_path / "a.png", "grey")[0], 255 * np.eye(48))
 
 
-def test_first_frame_of_several(tmp_path, colours):
+@pytest.mark.parametrize("suffix", ["webp", "png", "tif"])
+def test_first_frame_of_several(tmp_path, colours, suffix):
     frames = [Image.fromarray(colours), Image.fromarray(255 - colours)]
-    frames[0].save(tmp_path / "a.webp", save_all=True, append_images=frames[1:], lossless=True)
-    pixels = read_image(tmp_path / "a.webp", "rgb")
+    options = {"lossless": True} if suffix == "webp" else {}
+    frames[0].save(tmp_path / f"a.{suffix}", save_all=True, append_images=frames[1:], **options)
+    with Image.open(tmp_path / f"a.{suffix}") as image:
+        assert image.n_frames == 2
+    pixels = read_image(tmp_path / f"a.{suffix}", "rgb")
     np.testing.assert_array_equal(pixels, colours.transpose(2, 0, 1))
 
 
@@ -138,6 +168,19 @@ def refusal(path, channels="rgb"):
 
 def test_missing_file(tmp_path):
     assert "does not exist" in refusal(tmp_path / "none.jpg")
+
+
+@pytest.mark.parametrize("target", ["none.jpg", "a.jpg"], ids=["broken", "to itself"])
+def test_link_to_nothing(tmp_path, target):
+    (tmp_path / "a.jpg").symlink_to(target)
+    assert f"is a link to {target}, where there is nothing" in refusal(tmp_path / "a.jpg")
+
+
+def test_link_to_a_photograph(tmp_path, colours):
+    Image.fromarray(colours).save(tmp_path / "a.png")
+    (tmp_path / "b.png").symlink_to("a.png")
+    np.testing.assert_array_equal(*(read_image(tmp_path / f"{n}.png", "rgb") for n in "ab"))
+    assert len(list_images(tmp_path)) == 2
 
 
 def test_folder_instead_of_a_file(tmp_path):
@@ -207,6 +250,17 @@ def test_decompression_bomb(tmp_path, photo, monkeypatch, factor):
     path = photo(tmp_path / "a.png", size=(64, 48))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", int(64 * 48 / factor))
     assert "too many pixels" in refusal(path)
+
+
+def test_a_png_of_a_gigabyte_is_not_unpacked(tmp_path, colours):
+    write_png(tmp_path / "a.png", (19_000, 19_000), colours)
+    assert "too many pixels" in refusal(tmp_path / "a.png")
+
+
+def test_a_png_whose_text_is_a_bomb(tmp_path, colours):
+    text = chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(2**26)))
+    write_png(tmp_path / "a.png", colours.shape[:2], colours, more=text)
+    assert "too large" in refusal(tmp_path / "a.png")
 
 
 def test_forbidden_file(tmp_path, photo, monkeypatch):
@@ -280,6 +334,18 @@ def test_images_are_listed_in_natural_order(tmp_path, photo):
     (tmp_path / "folder.jpg").mkdir()
     names = [path.name for path in list_images(tmp_path)]
     assert names == ["IMG_1.png", "img_02.jpeg", "IMG_9.JPG", "IMG_10.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "problem"),
+    [(lambda path: path.symlink_to("none"), "is a link to none"), (os.mkfifo, "is no ordinary file")],
+    ids=["link", "pipe"],
+)
+def test_what_cannot_be_a_photograph_is_not_passed_over(tmp_path, photo, spoil, problem):
+    photo(tmp_path / "1.png")
+    spoil(tmp_path / "2.png")
+    with pytest.raises(DataError, match=rf"2\.png {problem}"):
+        list_images(tmp_path)
 
 
 def test_missing_empty_and_forbidden_folders(tmp_path, photo, monkeypatch):
