@@ -338,7 +338,10 @@ def test_images_are_listed_in_natural_order(tmp_path, photo):
 
 @pytest.mark.parametrize(
     ("spoil", "problem"),
-    [(lambda path: path.symlink_to("none"), "is a link to none"), (os.mkfifo, "is no ordinary file")],
+    [
+        (lambda path: path.symlink_to("none"), "is a link to none"),
+        (os.mkfifo, "is no ordinary file"),
+    ],
     ids=["link", "pipe"],
 )
 def test_what_cannot_be_a_photograph_is_not_passed_over(tmp_path, photo, spoil, problem):
