@@ -124,10 +124,25 @@ def to_pixels(image: Image.Image, channels: Channels, *, source: Path) -> UInt8I
     if image.has_transparency_data:
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image.convert("RGBA"))
-    pixels = np.asarray(image.convert("RGB" if channels == "rgb" else "L"))
-    if channels == "grey":
-        return pixels[np.newaxis].copy()  # Pillow's own buffer is read-only
-    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+    return planes(image, "RGB" if channels == "rgb" else "L")
+
+
+def planes(image: Image.Image, mode: str) -> UInt8Image:
+    """Copy a Pillow image as (C, H, W), one channel per letter of `mode`.
+
+    A strip at a time: the copies that conversion makes of a whole photograph of 8192x8192 px
+    would come to 600 MB.
+    """
+    width, height = image.size
+    pixels = np.empty((len(mode), height, width), np.uint8)
+    for top in range(0, height, STRIP_ROWS):
+        strip = image.crop((0, top, width, min(top + STRIP_ROWS, height))).convert(mode)
+        rows = np.asarray(strip).reshape(strip.height, width, len(mode))
+        pixels[:, top : top + strip.height] = rows.transpose(2, 0, 1)
+    return pixels
+
+
+STRIP_ROWS = 256
 
 
 def grey_of(pixels: UInt8Image) -> UInt8Image:

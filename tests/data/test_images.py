@@ -3,6 +3,7 @@ import struct
 import threading
 import warnings
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 
-from crowdrt.data.images import list_images, read_image
+from crowdrt.data.images import list_images, read_image, to_pixels
 from crowdrt.errors import DataError
 
 
@@ -43,6 +44,17 @@ def test_colour_becomes_grey_by_luma(tmp_path, colours):
     assert grey.shape == (1, 48, 64)
     assert grey.flags.writeable
     np.testing.assert_allclose(grey[0], colours @ [0.299, 0.587, 0.114], atol=0.6)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "CMYK", "1"])
+@pytest.mark.parametrize("channels", ["rgb", "grey"])
+def test_a_tall_photograph_is_converted_in_strips(mode, channels):
+    rng = np.random.default_rng(0)
+    picture = Image.fromarray(rng.integers(0, 256, (700, 40, 3), np.uint8)).convert(mode)
+    pixels = to_pixels(picture, channels, source=Path("tall"))
+    at_once = np.asarray(picture.convert("RGB" if channels == "rgb" else "L")).reshape(700, 40, -1)
+    np.testing.assert_array_equal(pixels, at_once.transpose(2, 0, 1))
+    assert pixels.flags.c_contiguous
 
 
 @pytest.mark.parametrize("turn", range(1, 9))
