@@ -153,11 +153,11 @@ def write_cast(
 def identity(
     onnx_path: Path, files: Sequence[Mapping[str, str]], config: CastConfig
 ) -> dict[str, Any]:
-    """Return everything that decides the file; the order of the images does not."""
+    """Return everything that decides the file, the order of the images too."""
     return {
         "onnx": sha256_file(onnx_path),
         "onnx_data": [sha256_file(file) for file in external_files(onnx_path)],
-        "images": fingerprint({"files": sorted(files, key=str)}),
+        "images": fingerprint({"files": files}),
         "config": asdict(config),
         "form": f"fp16 {FORM}",
     }

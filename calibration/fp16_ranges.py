@@ -15,8 +15,8 @@ from crowdrt.calibration.ranges import CHUNK
 LARGEST = float(np.finfo(np.float16).max)
 LEAST_NORMAL = float(np.finfo(np.float16).smallest_normal)
 HEADROOM = 2.0  # other photographs may reach further than those that were looked at
-# A count is a sum, so a tensor is judged by how much of its sum is small, not by how many values.
-TINY_SHARE = 0.01
+# Of the sum of |x|, since counts are sums. Of a larger number float16 loses 0.0005 at most.
+LOST_SHARE = 0.001
 
 
 @dataclass
@@ -26,7 +26,7 @@ class Magnitudes:
     largest: float = 0.0
     where: str = ""  # the image on which it was that large; "" for a stored tensor
     total: float = 0.0  # of |x|
-    tiny: float = 0.0  # of the |x| under `LEAST_NORMAL`
+    lost: float = 0.0  # by rounding the |x| under `LEAST_NORMAL` to float16
 
     def add(self, values: npt.NDArray[np.floating], path: Path | None = None) -> None:
         """Take in one array; `path` is the photograph that it was computed from.
@@ -45,28 +45,29 @@ class Magnitudes:
         if largest > self.largest:
             self.largest, self.where = largest, where
         self.total += float(sizes.sum(dtype=np.float64))
-        self.tiny += float(sizes[sizes < LEAST_NORMAL].sum(dtype=np.float64))
+        tiny = sizes[sizes < LEAST_NORMAL]
+        self.lost += float(np.abs(tiny - tiny.astype(np.float16)).sum(dtype=np.float64))
 
     @property
-    def tiny_share(self) -> float:
-        """The share of the sum of |x| that float16 holds with fewer digits; 0..1."""
-        return self.tiny / self.total if self.total else 0.0
+    def lost_share(self) -> float:
+        """The share of the sum of |x| that float16 loses of numbers that are too small for it."""
+        return self.lost / self.total if self.total else 0.0
 
     def facts(self) -> dict[str, float]:
         """Return what a manifest says of the tensor."""
-        return {"largest": self.largest, "tiny_share": self.tiny_share}
+        return {"largest": self.largest, "lost_share": self.lost_share}
 
     def objection(self, name: str) -> str | None:
         """Say why float16 cannot hold the tensor, if it cannot."""
+        place = f" on {self.where}" if self.where else ""
         if self.largest > LARGEST / HEADROOM:
-            place = f" on {self.where}" if self.where else ""
             return (
                 f"{name} reaches {self.largest:.4g}{place}; float16 ends at {LARGEST:.0f}, of "
                 "which half is left free for other photographs"
             )
-        if self.tiny_share > TINY_SHARE:
+        if self.lost_share > LOST_SHARE:
             return (
-                f"{self.tiny_share:.0%} of the sum of |{name}|, which reaches "
-                f"{self.largest:.2g}, lies under {LEAST_NORMAL:.1e}, where float16 loses digits"
+                f"{name}, which reaches {self.largest:.2g}{place}, loses {self.lost_share:.1%} of "
+                f"its sum: under {LEAST_NORMAL:.1e} float16 has fewer digits"
             )
         return None

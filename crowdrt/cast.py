@@ -29,8 +29,7 @@ def cast(
     as_json: AsJson = False,
 ) -> None:
     """Write typed casts to float16; ranges and counts are checked on photographs."""
-    from crowdrt.calibration.fp16 import CastConfig
-    from crowdrt.pipeline.casting import cast_as_json, cast_stage, describe_cast
+    from crowdrt.pipeline.casting import CastConfig, cast_as_json, cast_stage, describe_cast
 
     if not fp16:
         raise RecipeError(

@@ -12,6 +12,8 @@ from crowdrt.manifest import read_manifest
 from crowdrt.pipeline.photographs import RUN_SEED
 from crowdrt.pipeline.stages import as_json
 
+__all__ = ["CastConfig", "cast_as_json", "cast_stage", "describe_cast"]
+
 REPORTED = (
     "judged",
     "counts",
