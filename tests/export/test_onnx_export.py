@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from crowdrt import __version__
-from crowdrt.contracts import TensorSpec
+from crowdrt.contracts import IMAGENET, TensorSpec
 from crowdrt.engines.base import open_engine
 from crowdrt.engines.ort import OrtEngine
 from crowdrt.engines.torch_eager import TorchEngine
@@ -21,6 +21,7 @@ from crowdrt.export.onnx_export import export_onnx
 from crowdrt.export.parity import prove_parity
 from crowdrt.manifest import read_manifest
 from crowdrt.models import build_model
+from crowdrt.models.network import Network
 from crowdrt.onnx_file import graph_info, read_onnx
 
 NO_FILES: list[str] = []
@@ -45,7 +46,7 @@ def test_a_network_of_the_zoo_end_to_end(tmp_path, info, pictures, capsys):
     assert (artifact.path, artifact.kind, artifact.reused) == (path, "onnx", False)
     facts = read_manifest(path)["facts"]
     assert facts["simplification"].startswith("simplified: ")
-    assert facts["nodes"] == len(operators(path)) == 40
+    assert facts["nodes"] == len(operators(path)) == 42
     assert facts["parity"]["max_rel"] < 1e-5
     assert facts["parity"]["sizes"] == [[64, 88], [40, 48], [32, 40]]
     assert operators(path)[:4] == ["Cast", "Sub", "Div", "Conv"]  # normalisation comes first
@@ -191,6 +192,33 @@ def test_the_other_exporter_takes_over(
     assert capfd.readouterr().out == ""
     if size is None:
         prove_parity(tiny, path, pictures)
+
+
+class Pixelwise(Network):
+    """A map of the image's size."""
+
+    preprocessing = IMAGENET
+    density_stride = 1
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = torch.nn.Conv2d(3, 1, 1)
+        torch.nn.init.constant_(self.head.weight, 0.01)
+        torch.nn.init.constant_(self.head.bias, 1.0)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return self.head(image)
+
+
+def test_a_count_is_the_sum_of_a_large_map(info, tmp_path):
+    """With the real simplifier, which likes to merge sums."""
+    path = tmp_path / "pixelwise.onnx"
+    export_onnx(Pixelwise().eval(), replace(info, density_stride=1), path, size=(1024, 1456))
+    image = np.random.default_rng(0).integers(0, 256, (1, 3, 1024, 1456), dtype=np.uint8)
+    outputs = open_engine(path).run({"image": image})
+    exact = outputs["density"].sum(dtype=np.float64)
+    assert exact > 1e6
+    assert abs(outputs["count"][0] - exact) < 1e-6 * exact
 
 
 def test_tracing_keeps_no_activation_for_gradients(tiny):
