@@ -87,12 +87,7 @@ def keep_outputs(source: Path, names: Sequence[str], out: Path) -> Artifact:
     refuse_same_file(source, out)
     model = read_onnx(source)
     check_names(model.graph, names, source=source)
-    made_from = {
-        "sha256": [sha256_file(file) for file in (source, *external_files(source))],
-        "keep_output": sorted(set(names)),
-        "crowdrt": __version__,
-        "onnxsim": versions().get("onnxsim"),
-    }
+    made_from = identity(source, names)
     if (done := reusable(out, made_from=made_from)) is not None:
         return done
     shorter = cut(model, names)
@@ -115,6 +110,16 @@ def keep_outputs(source: Path, names: Sequence[str], out: Path) -> Artifact:
         say(line)
     facts = {"nodes": len(final.graph.node), "simplification": note, "cut": record.to_facts()}
     return write_manifest(out, kind="onnx", made_from=made_from, facts=facts)
+
+
+def identity(source: Path, names: Sequence[str]) -> dict[str, Any]:
+    """Return everything that decides the cut file."""
+    return {
+        "sha256": [sha256_file(file) for file in (source, *external_files(source))],
+        "keep_output": sorted(set(names)),
+        "crowdrt": __version__,
+        "onnxsim": versions().get("onnxsim"),
+    }
 
 
 def refuse_same_file(source: Path, out: Path) -> None:

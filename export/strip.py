@@ -10,7 +10,7 @@ import copy
 import re
 import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -93,26 +93,30 @@ def prove_stripped(
     """
     model = onnx.load(path)
     trained = copy.deepcopy(training).eval()
-    removed = branch_tensors(trained)
     alike = refuse_leftovers(model.graph, trained, deployed)
     max_rel, compared = compare(trained, path, images[:NUM_COMPARED])
-    cost_size = size or trained.fixed_size or COST_SIZE
-    graph, before = measured(trained, cost_size, model, by_losses=True)
-    _, after = measured(deployed, cost_size, model, by_losses=False)
+    found = describe(trained, deployed, model, size or trained.fixed_size or COST_SIZE)
+    return replace(found, alike=alike, max_rel=max_rel, compared=compared)
+
+
+def describe(trained: Network, deployed: Network, model: onnx.ModelProto, size: Size) -> Stripping:
+    """Return the record of a stripping that nothing has been proved of; MACs are at `size`."""
+    removed = branch_tensors(trained)
     learned = {name: p.numel() for name, p in trained.named_parameters() if name in removed}
-    nodes = training_nodes(graph, removed, trained.train_only, children(deployed))
+    graph, before = measured(trained, size, model, by_losses=True)
+    _, after = measured(deployed, size, model, by_losses=False)
     return Stripping(
-        size=cost_size,
+        size=size,
         before=before,
         after=after,
         file_nodes=len(model.graph.node),
         branches=tuple(trained.train_only),
         branch_params=sum(learned.values()),
         parameters=tuple(learned),
-        nodes=tuple(nodes),
-        alike=alike,
-        max_rel=max_rel,
-        compared=compared,
+        nodes=tuple(training_nodes(graph, removed, trained.train_only, children(deployed))),
+        alike=(),
+        max_rel=None,
+        compared="",
     )
 
 
