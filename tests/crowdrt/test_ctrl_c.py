@@ -32,7 +32,7 @@ STAGES = {
     ),
     "calibrate": (
         "calibrate {tiny}/tiny.onnx --images {tiny}/photos --num-images 2 -o {out}/new/int8.onnx",
-        ("crowdrt.calibration.calibrate.load_feed", 2),
+        ("crowdrt.calibration.calibrate.feeds_of", 2),
     ),
     "write": (
         "calibrate {tiny}/tiny.onnx --images {tiny}/photos --num-images 2 -o {out}/new/int8.onnx",
