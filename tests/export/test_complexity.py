@@ -153,7 +153,7 @@ def test_macs_agree_with_two_other_counters(network):
 
 
 def test_building_for_shapes_alone_does_not_load_pytorchs_compiler():
-    """It costs a second; only a network that resizes, such as bl, then needs it to run."""
+    """It costs a second. CSRNet runs without it too; where tensors meet or are resized, not."""
     code = (
         "import sys, torch; from fractions import Fraction\n"
         "from crowdrt.export.complexity import complexity\n"
