@@ -170,6 +170,7 @@ def survey(
     seen = {name: Magnitudes() for name in (*plan.tensors, *plan.weights)}
     for value in model.graph.initializer:
         if value.name in seen:
+            seen[value.name].added = len(value.dims) < 2
             seen[value.name].add(numpy_helper.to_array(value))
     means = {name: ChannelMeans(fitted) for name in heads_of(model, plan)}
     lookers = watch_heads(model, means)

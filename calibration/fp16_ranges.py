@@ -21,8 +21,13 @@ LOST_SHARE = 0.001
 
 @dataclass
 class Magnitudes:
-    """How large and how small the values of one tensor are, over every image."""
+    """How large and how small the values of one tensor are, over every image.
 
+    Of a stored vector, small values do not matter: it is added to a tensor that is looked at
+    itself.
+    """
+
+    added: bool = False  # a bias
     largest: float = 0.0
     where: str = ""  # the image on which it was that large; "" for a stored tensor
     total: float = 0.0  # of |x|
@@ -65,7 +70,7 @@ class Magnitudes:
                 f"{name} reaches {self.largest:.4g}{place}; float16 ends at {LARGEST:.0f}, of "
                 "which half is left free for other photographs"
             )
-        if self.lost_share > LOST_SHARE:
+        if self.lost_share > LOST_SHARE and not self.added:
             return (
                 f"{name}, which reaches {self.largest:.2g}{place}, loses {self.lost_share:.1%} of "
                 f"its sum: under {LEAST_NORMAL:.1e} float16 has fewer digits"

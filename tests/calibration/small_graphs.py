@@ -24,6 +24,7 @@ CONSTANTS = {
     "axes": np.array([1, 2, 3]),
     "twice": np.array([1, 1, 2, 2], np.float32),
     "fixed_sizes": np.array([1, 3, 8, 8]),
+    "grouped": np.array([0, 4, -1]),
 }
 
 # Shapes of weights by name; biases follow from them.
