@@ -2,6 +2,7 @@
 
 import onnx
 
+from crowdrt.calibration.layerwise import only_size
 from crowdrt.contracts import Size
 from crowdrt.onnx_graph import CONVS, free_sizes, layer_macs, name_of
 
@@ -9,8 +10,10 @@ from crowdrt.onnx_graph import CONVS, free_sizes, layer_macs, name_of
 def conv_macs(model: onnx.ModelProto, size: Size) -> dict[str, int]:
     """Return node name -> MACs of one image of (height, width) pixels, whatever size it is for.
 
-    A convolution whose shape cannot be inferred is left out.
+    A graph that cannot take that size is costed at its own. A convolution whose shape cannot be
+    inferred is left out.
     """
+    size = only_size(model, size) or size
     convs = {name_of(node) for node in model.graph.node if node.op_type in CONVS}
     macs = layer_macs(free_sizes(model), size)
     return {name: count for name, count in macs.items() if name in convs and count}

@@ -64,7 +64,7 @@ def insert_qdq(
             if means is not None:
                 writer.correct_bias(node, steps, means[node.input[0]])
             node.input[1] = writer.pair(node.input[1], steps, axis=OUTPUT_AXIS[node.op_type])
-        if node.op_type not in ASK_NOTHING and name_of(node) not in plan.left:
+        if node.op_type not in ASK_NOTHING and not reads_float(node, plan):
             for i, name in enumerate(node.input):
                 if name in plan.group_of:
                     node.input[i] = writer.pair(name, scales[plan.group_of[name]])
@@ -73,6 +73,15 @@ def insert_qdq(
     graph.node.extend(nodes)
     graph.initializer.extend(writer.initializers)
     return quantized
+
+
+def reads_float(node: onnx.NodeProto, plan: Plan) -> bool:
+    """Say whether a node that stays float must not read behind a DequantizeLinear.
+
+    ONNX Runtime would quantize the weights of a convolution or a Gemm there of its own accord. Of
+    a MatMul it does not, and a float reader would keep the convolution before it out of INT8.
+    """
+    return name_of(node) in plan.left and node.op_type != "MatMul"
 
 
 def activation_scale(largest: float) -> npt.NDArray[np.float32]:

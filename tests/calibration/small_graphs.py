@@ -127,8 +127,9 @@ def from_text(
     size: tuple[int | str, int | str] = ("H", "W"),
     info: GraphInfo | None = INFO,
     opset: int = 17,
+    arrays: dict[str, np.ndarray] | None = None,
 ) -> onnx.ModelProto:
-    """Lines of ONNX text from `image` to `density` and `count` as a model."""
+    """Lines of ONNX text from `image` to `density` and `count` as a model; `arrays` are stored."""
     model = parser.parse_model(
         f'<ir_version: 8, opset_import: ["": {opset}]> g '
         f"(uint8[N, 3, {size[0]}, {size[1]}] image) => "
@@ -137,7 +138,7 @@ def from_text(
     for node in model.graph.node:
         node.name = f"{node.op_type}_{node.output[0]}"
     read = {name for node in model.graph.node for name in node.input}
-    for name, array in drawn(shapes, seed).items():
+    for name, array in (drawn(shapes, seed) | (arrays or {})).items():
         if name in read:
             model.graph.initializer.append(numpy_helper.from_array(array, name))
     if info is not None:
