@@ -166,6 +166,7 @@ def test_a_norm_stays_and_its_neighbours_are_cast():
     for name in ("Conv_y1", "Relu_r1", "ConvTranspose_y2"):
         node = node_of(half, name)
         assert {types[each] for each in (*node.input, *node.output)} == {HALF}
+    assert "twice" not in plan_fp16(network("normed")).weights
     resize = node_of(half, "Resize_up")
     assert [types[resize.input[0]], types[resize.input[2]]] == [HALF, FLOAT]
 
@@ -190,11 +191,11 @@ def test_between_exponentials_nothing_is_cast():
 
 
 def test_the_maker_of_an_output_stays_even_where_work_follows():
-    text = VGG.replace("density = Conv", "density = Relu (r4)\n last = Conv").replace(
-        "ReduceSum <keepdims = 0> (density", "ReduceSum <keepdims = 0> (last"
+    text = VGG.replace("density = Conv (r4", "density = Relu (r4)\n last = Conv (density")
+    model = from_text(
+        text.replace("ReduceSum <keepdims = 0> (density", "ReduceSum <keepdims = 0> (last"),
+        VGG_WEIGHTS | {"w4": (1, 16, 3, 3), "w5": (1, 1, 1, 1)},
     )
-    model = network()
-    model.CopyFrom(from_text(text, VGG_WEIGHTS | {"w4": (1, 16, 3, 3), "w5": (1, 1, 1, 1)}))
     assert plan_fp16(model).kept["Relu_density"] == ANSWERS
 
 
@@ -321,10 +322,13 @@ def test_the_file_counts_like_the_float_one(float_onnx, photographs, tmp_path):
     json.dumps(facts)
 
 
-def test_every_tensor_is_rounded_where_one_session_would_not(photographs):
+def test_every_tensor_is_rounded_where_one_session_would_not(photographs, tmp_path):
     """Against arithmetic in NumPy: float16 tensors, FP32 sums."""
     model = from_text(POINTWISE, POINTWISE_WEIGHTS)
     half, path = halved(model), photographs[0]
+    source, out = tmp_path / "pointwise.onnx", tmp_path / "pointwise.fp16.onnx"
+    onnx.save(model, source)
+    cast(source, [path], out, replace(CONFIG, tolerance=0.5))
     stored = constants_of(model)
 
     def rounded(array):
@@ -347,6 +351,8 @@ def test_every_tensor_is_rounded_where_one_session_would_not(photographs):
     expected, exact = answer(rounded), answer(lambda x: x)
     assert abs(apart - expected) < 1e-4 * abs(exact - expected)
     assert abs(together - expected) > 1e-2 * abs(exact - expected) > 1e-3
+    counts = read_manifest(out)["facts"]["counts"]
+    assert (counts["before"], counts["after"]) == pytest.approx((exact, apart), abs=1e-4)
 
 
 def test_last_biases_make_up_for_rounded_ones(tmp_path, photographs):
@@ -543,6 +549,22 @@ def test_what_is_fused_into_an_int8_convolution_stays_beside_it(int8_onnx):
         )
     assert "Relu" not in {made_by[n.output[0]].op_type for n in quantized}
     assert casts(half)
+
+
+def test_what_int8_and_float16_both_read_is_quantized_with_every_digit(photographs, tmp_path):
+    text = VGG.replace("r4 = Relu (y4)", "y6 = Conv (p1, w6, b6)\n r6 = Relu (y6)").replace(
+        "y4 = Conv <pads = [1, 1, 1, 1]> (r3", "y4 = Conv <pads = [1, 1, 1, 1]> (p1"
+    )
+    text = text.replace("density = Conv (r4", "r4 = Add (y4, r6)\n density = Conv (r4")
+    model = from_text(text, VGG_WEIGHTS | {"w4": (8, 8, 3, 3), "w6": (8, 8, 1, 1)})
+    path, out = tmp_path / "both.onnx", tmp_path / "both.int8.onnx"
+    onnx.save(model, path)
+    calibrate(path, photographs, out, CalibrationConfig(method="minmax"), keep_float=["Conv_y6"])
+    half = halved(onnx.load(out))
+    types = tensor_types(half)
+    assert types["p1"] == FLOAT
+    assert {"QuantizeLinear", "Cast"} <= {n.op_type for n in half.graph.node if "p1" in n.input}
+    assert types[node_of(half, "Conv_y6").input[0]] == HALF
 
 
 def test_an_int8_network_without_float_work_is_refused(tmp_path, photographs):
