@@ -86,6 +86,9 @@ VERBS = {
         *("calibrate", tiny.onnx, "--images", folder, "-o", "out/tiny.int8.onnx"),
         *("--num-images", "9"),
     ),
+    "cast": lambda tiny, folder: (
+        *("cast", tiny.onnx, "--fp16", "--images", folder, "-o", "out/tiny.fp16.onnx"),
+    ),
 }
 
 

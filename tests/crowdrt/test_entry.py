@@ -22,7 +22,7 @@ from crowdrt.errors import DataError
 from crowdrt.lazy import require
 
 COMMAND = [sys.executable, "-c", "from crowdrt.cli import main; main()"]
-VERBS = "doctor recipes run synthesize import train export complexity calibrate build count profile table report"  # noqa: E501
+VERBS = "doctor recipes run synthesize import train export complexity calibrate cast build count profile table report"  # noqa: E501
 
 
 def ended(call, capsys) -> tuple[int, str, str]:
