@@ -81,8 +81,9 @@ def tower(channels: int) -> nn.Sequential:
 def head(channels: int, num_outputs: int, bias: float) -> nn.Conv2d:
     """Return a last convolution whose answers begin near `bias`, as much apart at any width."""
     conv = nn.Conv2d(channels, num_outputs, 3, padding=1)
-    nn.init.normal_(conv.weight, std=HEAD_STD * math.sqrt(PYRAMID / channels))
-    nn.init.constant_(conv.bias, bias)  # type: ignore[arg-type]
+    if not conv.weight.is_meta:  # drawing numbers there loads PyTorch's compiler, for nothing
+        nn.init.normal_(conv.weight, std=HEAD_STD * math.sqrt(PYRAMID / channels))
+        nn.init.constant_(conv.bias, bias)  # type: ignore[arg-type]
     return conv
 
 
