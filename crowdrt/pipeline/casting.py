@@ -55,8 +55,9 @@ def describe_cast(artifact: Artifact) -> str:
     counts, num = found["counts"], found["judged"]
     share = found["fp16_macs"]
     work = "" if share is None else f"; {share:.1%} of the convolutions' MACs in float16"
+    moved = "the count of 1 photograph moves" if num == 1 else f"counts of {num} photographs move"
     return (
-        f"counts of {num} photographs move by {counts['mean']:.3%} on average, by "
+        f"{moved} by {counts['mean']:.3%} on average, by "
         f"{counts['largest']:.3%} at most ({counts['where']}: {counts['before']:.2f} -> "
         f"{counts['after']:.2f}){work}"
     )
