@@ -1,0 +1,58 @@
+"""A trained network on real photographs: float16 counts people as FP32 does."""
+
+import numpy as np
+import onnx
+import pytest
+from PIL import Image
+
+from crowdrt.calibration.fp16 import CastConfig, cast
+from crowdrt.calibration.fp16_measure import float16_tensors, observe
+from crowdrt.contracts import GraphInfo
+from crowdrt.data.shanghaitech import shanghaitech
+from crowdrt.manifest import read_manifest
+
+NUM_LOOKED_AT, NUM_TEST = 8, 8
+
+
+def smallest(samples, num):
+    """The samples with the fewest pixels, so that the test stays quick."""
+
+    def num_pixels(sample):
+        with Image.open(sample.image) as image:
+            return image.width * image.height
+
+    return sorted(samples, key=num_pixels)[:num]
+
+
+@pytest.mark.data
+def test_float16_moves_the_mae_by_less_than_a_thousandth(data_root, tmp_path):
+    from crowdrt.export.onnx_export import export_onnx
+    from crowdrt.models.importers import import_mcnn
+
+    model = import_mcnn(data_root / "mcnn" / "mcnn_tf_A.npz").eval()
+    info = GraphInfo(
+        network="mcnn",
+        width="1",
+        preprocessing=model.preprocessing,
+        density_stride=model.density_stride,
+    )
+    source, out = tmp_path / "mcnn.onnx", tmp_path / "mcnn.fp16.onnx"
+    export_onnx(model, info, source, size=None)
+    root = data_root / "ShanghaiTech"
+    train = smallest(shanghaitech(root, "A", "train"), NUM_LOOKED_AT)
+    cast(source, [sample.image for sample in train], out, CastConfig(num_images=NUM_LOOKED_AT))
+    facts = read_manifest(out)["facts"]
+    assert facts["fp16_macs"] > 0.99
+    assert facts["unfit"] == {}
+    assert facts["corrected"]
+
+    test = smallest(shanghaitech(root, "A", "test"), NUM_TEST)
+    images, annotated = [s.image for s in test], np.array([s.annotated for s in test])
+    before, half = onnx.load(source), onnx.load(out)
+    float_counts = np.array([*observe(before, info, images, "", {}).values()])
+    rounded = {name: [] for name in float16_tensors(half)}
+    half_counts = np.array([*observe(half, info, images, "", rounded).values()])
+    assert float_counts.std() > 20
+    assert 0 < np.abs(half_counts / float_counts - 1).mean() < 0.001
+    errors = [np.abs(counts - annotated).mean() for counts in (float_counts, half_counts)]
+    assert errors[1] == pytest.approx(errors[0], rel=0.001)
