@@ -24,18 +24,20 @@ from crowdrt.contracts import Feeds, GraphInfo, TensorSpec
 from crowdrt.engines.base import HEIGHT, Engine, check_feeds
 from crowdrt.engines.ort import OrtEngine, for_cpu, read_graph
 from crowdrt.engines.tiling.grid import Footprint, Grid, least_bytes, make_grid, steps_within
+from crowdrt.engines.tiling.locality import ONNX_DOMAINS
 from crowdrt.engines.tiling.memory import peak_bytes
 from crowdrt.engines.tiling.receptive import Band, ReceptiveField, receptive_field
 from crowdrt.engines.tiling.split import body_of, head_of
 from crowdrt.errors import EngineError
 from crowdrt.onnx_file import stored_info
+from crowdrt.onnx_graph import name_of
 
 Array = npt.NDArray[Any]
 Divide = Callable[[Array], Grid]  # an image (N, C, H, W) -> its tiles
 
 MIB = 2**20
 SAMPLE_PX = 512  # side of the image on which head and whole are compared
-MAX_HEAD = 0.5  # of the whole network's memory; beyond it tiles save too little
+MAX_HEAD = 0.8  # of the whole network's memory; where it takes more, tiles save too little
 UNTILED = "count without --max-memory and --tile-rows, on a machine with enough memory"
 STATUS = Path("/proc/self/statm")
 ASSUMED_RESIDENT = 256 * MIB  # where the system does not tell
@@ -265,14 +267,7 @@ def tileable(model: onnx.ModelProto, *, source: str) -> ReceptiveField:
         EngineError: the network takes one size, or needs the whole image too early; names the
             operator that does.
     """
-    info = stored_info(model, source=source)
-    if info is not None and info.fixed_size is not None:
-        height, width = info.fixed_size
-        raise EngineError(
-            f"{source}: {info.network} takes {height}x{width} px and no other size, so its memory "
-            "does not grow with the photograph",
-            fix="leave out --max-memory and --tile-rows; see: crowdrt count --help for --tiles",
-        )
+    _check_kind(model, source)
     field = receptive_field(model)
     reason = str(field.obstacles[0]) if field.obstacles else "it has no output that is a map"
     if not field.cuts or field.image in field.cuts:
@@ -285,6 +280,24 @@ def tileable(model: onnx.ModelProto, *, source: str) -> ReceptiveField:
             fix=UNTILED,
         )
     return field
+
+
+def _check_kind(model: onnx.ModelProto, source: str) -> None:
+    info = stored_info(model, source=source)
+    if info is not None and info.fixed_size is not None:
+        height, width = info.fixed_size
+        raise EngineError(
+            f"{source}: {info.network} takes {height}x{width} px and no other size, so its memory "
+            "does not grow with the photograph",
+            fix="leave out --max-memory and --tile-rows; see: crowdrt count --help for --tiles",
+        )
+    for node in model.graph.node:
+        if node.domain not in ONNX_DOMAINS:
+            raise EngineError(
+                f"{source} holds operators of {node.domain}, which say nothing of what they read: "
+                f"{node.op_type} ({name_of(node)})",
+                fix="name the file that was exported, before a runtime optimised it",
+            )
 
 
 def head_share(model: onnx.ModelProto, field: ReceptiveField) -> float:

@@ -17,6 +17,7 @@ from onnx import helper, numpy_helper
 from crowdrt.engines.base import CHANNELS, HEIGHT, WIDTH
 from crowdrt.engines.tiling.windows import HERE, Interpolating, Sliding, Spreading, Steps
 
+ONNX_DOMAINS = ("", "ai.onnx")
 Constants = Mapping[str, npt.NDArray[Any]]
 
 
@@ -66,7 +67,6 @@ WHOLE = {
     "Einsum": "mixes all places of the image",
     "Reshape": "lays the image out by its size",
     "Flatten": "lays the image out by its size",
-    "Shape": "passes the size of the whole image on",
 }
 
 
@@ -80,7 +80,7 @@ def steps_of(node: onnx.NodeProto, constants: Constants) -> Steps:
     Raises:
         NotLocalError: an output row does not follow from a window of input rows.
     """
-    if node.domain not in ("", "ai.onnx"):
+    if node.domain not in ONNX_DOMAINS:
         raise NotLocalError(f"is no operator of ONNX itself, but of {node.domain}")
     match node.op_type:
         case "Conv" | "ConvInteger" | "QLinearConv":

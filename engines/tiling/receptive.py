@@ -33,6 +33,7 @@ from crowdrt.engines.tiling.locality import (
 from crowdrt.engines.tiling.shapes import shapes_of
 from crowdrt.engines.tiling.windows import Span, Steps
 from crowdrt.errors import EngineError
+from crowdrt.onnx_graph import name_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,6 +167,7 @@ class _Walk:
         self.readings: list[Reading] = []
         self.obstacles: list[Obstacle] = []
         self.whole: set[str] = set()  # tensors of the head
+        self.sized: set[str] = set()  # those that follow from the size of a tensor alone
         self.held: dict[str, None] = {}  # tensors of the body that the head reads, in order
 
     def visit(self, node: onnx.NodeProto) -> None:
@@ -173,12 +175,16 @@ class _Walk:
         sources = [name for name in node.input if name in self.scales]
         if not self.whole.isdisjoint(node.input):
             self._leave(node, sources)
+        elif node.op_type == "Shape" or (not sources and not self.sized.isdisjoint(node.input)):
+            self.sized |= set(node.output)
+            self.held |= dict.fromkeys(sources)
         elif sources:
             try:
                 self._add(node, sources)
             except NotLocalError as why:
-                name = node.name or node.output[0]
-                self.obstacles.append(Obstacle(operator=node.op_type, node=name, why=str(why)))
+                self.obstacles.append(
+                    Obstacle(operator=node.op_type, node=name_of(node), why=str(why))
+                )
                 self._leave(node, sources)
 
     def _leave(self, node: onnx.NodeProto, sources: Sequence[str]) -> None:
@@ -187,6 +193,8 @@ class _Walk:
 
     def _add(self, node: onnx.NodeProto, sources: Sequence[str]) -> None:
         steps = steps_of(node, self.constants)
+        if not self.sized.isdisjoint(node.input):
+            raise NotLocalError("goes by the size of the whole image")
         check_operands(node, sources, self.shapes)
         scales = {self.scales[name] for name in sources}
         if len(scales) > 1:

@@ -148,7 +148,7 @@ def at_the_border(field, axis: int, side: int, row: int) -> bool:
     return (inner[0] - shift, inner[1] - shift) != here
 
 
-@pytest.mark.parametrize("seed", SEEDS[:12])
+@pytest.mark.parametrize("seed", SEEDS[:8])
 def test_rows_and_columns_read_are_those_that_move_the_map(seed):
     model = Drawing(seed).model()
     field, run = receptive_field(model), runner(model)
@@ -377,6 +377,26 @@ def test_an_operator_of_another_domain_is_not_taken_for_onnxs_own():
         receptive_field(model)
     model.opset_import.append(helper.make_opsetid("com.example", 1))
     assert "com.example" in receptive_field(model).obstacles[0].why
+
+
+def test_what_goes_by_the_size_is_named_and_not_the_size_itself():
+    lines = ("s = Shape (x)", "t = Cast <to = 1> (s)", "density = MatMul (x, t)")
+    field = receptive_field(graph("x = Relu (image)", *lines))
+    assert [str(o) for o in field.obstacles] == [
+        "MatMul (the_MatMul) mixes all places of the image"
+    ]
+    assert field.cuts == ("x",)
+    lines = ("s = Shape (x)", "density = Slice (x, zero, s, channels)")
+    stored = {"zero": np.zeros(1, np.int64), "channels": np.ones(1, np.int64)}
+    field = receptive_field(graph("x = Relu (image)", *lines, **stored))
+    assert "goes by the size of the whole image" in field.obstacles[0].why
+
+
+def test_of_an_int8_map_the_codes_are_handed_over():
+    lines = ("xq = QuantizeLinear (image, s, z)", "x = DequantizeLinear (xq, s, z)",
+             *OBSTACLES["Resize"])  # fmt: skip
+    model = graph(*lines, **STORED, s=F(0.1), z=np.uint8(0))
+    assert receptive_field(model).cuts == ("xq",)
 
 
 def test_maps_of_different_strides_are_not_added():
