@@ -1,9 +1,8 @@
 """A network run on photographs piece by piece: what passes through it, and whom it counts.
 
-The CPU has no float16 kernels. ONNX Runtime computes in FP32 and, inside one session, drops the
-casts between float16 operators: a float16 file counts there as if only its weights had been
-rounded. Cut behind every float16 tensor, a graph rounds where a GPU does that accumulates in
-FP32.
+On x86 CPUs ONNX Runtime 1.31 computes float16 nodes in FP32 and, inside one session, drops the
+casts between them: a float16 file counts there as if only its weights had been rounded. Cut
+behind every float16 tensor, a graph rounds where a GPU does that accumulates in FP32.
 """
 
 from collections.abc import Mapping, Sequence
