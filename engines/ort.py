@@ -63,18 +63,23 @@ class OrtEngine:
         self.config = dict(config)
         options = session_options(ort, num_threads, self.config, optimise=optimise)
         options.enable_mem_pattern = not lean
+        self._release = ort.RunOptions()
+        self._release.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         self._session = open_session(ort, content, options, source=source)
         said = self._session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
         self.info = None if said is None else GraphInfo.from_json(said, source=source)
         self.inputs = tuple(map(spec_of, self._session.get_inputs()))
         self.outputs = tuple(map(spec_of, self._session.get_outputs()))
 
-    def run(self, feeds: Feeds) -> Feeds:
-        """Run the network on named arrays; see `Engine.run`."""
+    def run(self, feeds: Feeds, *, release: bool = False) -> Feeds:
+        """Run the network on named arrays; see `Engine.run`.
+
+        With `release` it gives back the memory that it keeps for the next run otherwise.
+        """
         check_feeds(feeds, self.inputs, self.info)
         names = [output.name for output in self.outputs]
         try:
-            arrays = self._session.run(names, dict(feeds))
+            arrays = self._session.run(names, dict(feeds), self._release if release else None)
         except Exception as error:
             shapes = {name: array.shape for name, array in feeds.items()}
             raise EngineError(

@@ -9,6 +9,7 @@ is, and how the memory is estimated, is in docs/tiling.md.
 """
 
 import contextlib
+import ctypes
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ import onnx
 from onnx import helper
 
 from crowdrt.console import say
-from crowdrt.contracts import Feeds, GraphInfo, TensorSpec
+from crowdrt.contracts import Feeds, GraphInfo, Size, TensorSpec
 from crowdrt.engines.base import HEIGHT, Engine, check_feeds
 from crowdrt.engines.ort import OrtEngine, for_cpu, read_graph
 from crowdrt.engines.tiling.grid import Footprint, Grid, least_bytes, make_grid, steps_within
@@ -72,7 +73,7 @@ class TiledEngine:
         head = head_of(model, field)
         self._field, self._body, self._divide = field, body, divide
         self._head = None if head is None else open_part(head, num_threads)
-        self._said = ""
+        self._said: tuple[Size, Size] | None = None
         self.info: GraphInfo | None = stored_info(model, source="the network")
         stored = {value.name for value in model.graph.initializer}
         self.inputs: tuple[TensorSpec, ...] = tuple(
@@ -85,26 +86,34 @@ class TiledEngine:
         check_feeds(feeds, self.inputs, self.info)
         image = feeds[self._field.image]
         grid = self._divide(image)
-        if str(grid) != self._said:
-            self._said = str(grid)
-            say(self._said)
+        if (layout := (grid.size, grid.tile)) != self._said:
+            self._said = layout
+            say(str(grid))
         held = self._run_tiles(image, grid)
         outputs = dict(held)
         if self._head is not None:
             wanted = {spec.name for spec in self._head.inputs}
-            outputs |= self._head.run({name: held[name] for name in wanted})
+            cuts = {name: held[name] for name in wanted}
+            outputs |= self._head.run(cuts, release=True)
         return {spec.name: outputs[spec.name] for spec in self.outputs}
 
     def _run_tiles(self, image: Array, grid: Grid) -> dict[str, Array]:
         """Return the cuts of the whole image."""
         held: dict[str, Array] = {}
-        for rows in grid.rows:
-            for columns in grid.columns:
-                tile = image[:, :, slice(*rows.feed), slice(*columns.feed)]
-                given = self._body.run({self._field.image: np.ascontiguousarray(tile)})
-                for cut in self._field.cuts:
-                    self._keep(cut, given[cut], rows, columns, held, image.shape)
+        tiles = [(rows, columns) for rows in grid.rows for columns in grid.columns]
+        for number, (rows, columns) in enumerate(tiles, 1):
+            tile = image[:, :, slice(*rows.feed), slice(*columns.feed)]
+            feeds = {self._field.image: np.ascontiguousarray(tile)}
+            given = self._run_body(feeds, last=number == len(tiles))
+            for cut in self._field.cuts:
+                self._keep(cut, given[cut], rows, columns, held, image.shape)
         return held
+
+    def _run_body(self, feeds: Feeds, *, last: bool) -> Feeds:
+        """Run one tile; after the last one there is the head, or another photograph to read."""
+        if last and isinstance(self._body, OrtEngine):
+            return self._body.run(feeds, release=True)
+        return self._body.run(feeds)
 
     def _keep(
         self,
@@ -134,7 +143,6 @@ class ByMemory:
 
     def __init__(self, footprint: Footprint, max_memory: int) -> None:
         self._footprint, self._max_memory = footprint, max_memory
-        self._base: int | None = None  # bytes of the process without any image
 
     def __call__(self, image: Array) -> Grid:
         """Return the tiles of an image that is in memory.
@@ -142,10 +150,9 @@ class ByMemory:
         Raises:
             EngineError: the smallest tiles do not fit; names a memory that would do.
         """
-        if self._base is None:
-            self._base = resident_bytes() - image.nbytes
         size = image.shape[HEIGHT], image.shape[HEIGHT + 1]
-        taken = self._base + image.nbytes
+        give_back()
+        taken = resident_bytes()
         available = (self._max_memory - taken) // len(image)
         steps = steps_within(self._footprint, size, available)
         if steps is None:
@@ -165,6 +172,12 @@ def too_little(given: int, taken: int, least: int, size: tuple[int, int]) -> Eng
         f"network takes {(least - taken) / MIB:.0f} MiB",
         fix=f"use --max-memory {enough}MiB or more",
     )
+
+
+def give_back() -> None:
+    """Return to the system what was freed: glibc keeps a part of it, and it would count as taken."""
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def resident_bytes() -> int:

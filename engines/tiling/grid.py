@@ -82,11 +82,9 @@ class Footprint:
         return math.ceil(MARGIN * self.per_pixel * math.prod(tile))
 
     def total(self, size: Size, tile: Size) -> int:
-        """Return what an image of `size` takes in tiles of at most `tile`, overlaps included.
-
-        What the body took stays taken while the head runs.
-        """
-        return self.tile(tile) + max(self.whole(size))
+        """Return what an image of `size` takes in tiles of at most `tile`, overlaps included."""
+        held, head = self.whole(size)
+        return max(held + self.tile(tile), head)
 
     def whole(self, size: Size) -> tuple[int, int]:
         """Return what the cuts of the whole image take, and what the head takes with them."""
