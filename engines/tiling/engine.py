@@ -175,7 +175,7 @@ def too_little(given: int, taken: int, least: int, size: tuple[int, int]) -> Eng
 
 
 def give_back() -> None:
-    """Return to the system what was freed: glibc keeps a part of it, and it would count as taken."""
+    """Give freed memory back to the system: glibc keeps a part, which would count as taken."""
     with contextlib.suppress(OSError, AttributeError, TypeError):  # another C library
         ctypes.CDLL(None).malloc_trim(0)
 
