@@ -10,9 +10,9 @@ import numpy as np
 import onnx
 
 from crowdrt.calibration.cost import conv_macs, int8_share
+from crowdrt.calibration.int8.plan import Plan, plan_int8
+from crowdrt.calibration.int8.qdq import activation_scale, insert_qdq
 from crowdrt.calibration.layerwise import LayerwiseGraph, only_size
-from crowdrt.calibration.plan import Plan, plan_int8
-from crowdrt.calibration.qdq import activation_scale, insert_qdq
 from crowdrt.calibration.ranges import Statistics, range_of
 from crowdrt.console import track
 from crowdrt.contracts import Artifact, CalibrationConfig, Feeds, GraphInfo, Size, UInt8Image

@@ -75,10 +75,17 @@ def test_the_check_sees_a_forbidden_import(tmp_path):
 
 def test_every_package_on_disk_is_shipped_and_linked():
     packages = set(PYPROJECT["tool"]["setuptools"]["packages"])
-    inits = [p.parent for p in ROOT.glob("*/__init__.py") if p.parent.name != "crowdrt"]
-    inner = {"crowdrt", "crowdrt.pipeline", "crowdrt.engines.tiling"}
-    assert {f"crowdrt.{p.name}" for p in inits} | inner == packages
-    for folder in inits:
+    folders = [p.parent for p in ROOT.glob("*/__init__.py") if p.parent.name != "crowdrt"]
+    places = {"crowdrt": ROOT / "crowdrt"} | {f"crowdrt.{p.name}": p for p in folders}
+    for name, top in list(places.items()):
+        for init in top.glob("*/**/__init__.py"):
+            inside = init.parent.relative_to(top).parts
+            if not (name == "crowdrt" and inside[0] in {p.name for p in folders}):
+                places[".".join((name, *inside))] = init.parent
+    assert set(places) == packages
+    shipped = PYPROJECT["tool"]["setuptools"]["package-dir"]
+    assert {name: ROOT / path for name, path in shipped.items()} == places
+    for folder in folders:
         link = ROOT / "crowdrt" / folder.name
         assert link.is_symlink(), f"crowdrt/{folder.name} should link to ../{folder.name}"
         assert link.resolve() == folder
@@ -92,7 +99,8 @@ def test_test_names_are_unique():
 @pytest.mark.parametrize(
     "module",
     ["crowdrt.recipes", "crowdrt.cli", "crowdrt.engines.base", "crowdrt.engines.ort",
-     "crowdrt.data.datasets", "crowdrt.calibration.calibrate", "crowdrt.benchmarks.race"],
+     "crowdrt.data.heads.datasets", "crowdrt.calibration.calibrate",
+     "crowdrt.benchmarks.timing.race"],
 )  # fmt: skip
 def test_runs_on_a_board_without_the_heavy_libraries(module):
     code = f"import sys, {module}; print([m for m in {HEAVY} if m in sys.modules])"

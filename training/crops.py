@@ -13,7 +13,7 @@ import numpy.typing as npt
 from PIL import Image, ImageEnhance
 
 from crowdrt.contracts import Preprocessing, Sample, TrainingConfig
-from crowdrt.data.density import adaptive_sigma, density_map
+from crowdrt.data.heads.density import adaptive_sigma, density_map
 from crowdrt.data.images import read_image
 from crowdrt.errors import TrainingError
 

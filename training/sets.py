@@ -10,9 +10,9 @@ from pathlib import Path
 
 from crowdrt.console import say
 from crowdrt.contracts import Sample
-from crowdrt.data.datasets import open_samples
-from crowdrt.data.shanghaitech import Part, held_out_beside, shanghaitech, without_copies
-from crowdrt.data.synthetic import generate
+from crowdrt.data.heads.datasets import open_samples
+from crowdrt.data.heads.shanghaitech import Part, held_out_beside, shanghaitech, without_copies
+from crowdrt.data.synthetic.photographs import generate
 from crowdrt.errors import DataError
 from crowdrt.training.crops import SampleGroup
 from crowdrt.training.loop import TrainingSet

@@ -4,10 +4,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from crowdrt.calibration.fp16 import CastConfig, cast
+from crowdrt.calibration.fp16.cast import CastConfig, cast
 from crowdrt.contracts import Artifact
-from crowdrt.data.datasets import open_samples
-from crowdrt.data.synthetic import generate
+from crowdrt.data.heads.datasets import open_samples
+from crowdrt.data.synthetic.photographs import generate
 from crowdrt.manifest import read_manifest
 from crowdrt.pipeline.photographs import RUN_SEED
 from crowdrt.pipeline.stages import as_json

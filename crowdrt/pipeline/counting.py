@@ -9,11 +9,11 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from crowdrt.benchmarks.accuracy import Accuracy, CountRow, Prediction, accuracy, predict
-from crowdrt.benchmarks.overlay import draw_overlay, save_overlay
+from crowdrt.benchmarks.accuracy.counts import Accuracy, CountRow, Prediction, accuracy, predict
+from crowdrt.benchmarks.overlays.density import draw_overlay, save_overlay
 from crowdrt.console import show_table, tell, track
 from crowdrt.contracts import DENSITY, Sample
-from crowdrt.data.datasets import open_samples
+from crowdrt.data.heads.datasets import open_samples
 from crowdrt.data.images import read_image
 from crowdrt.data.tiles import check_mode
 from crowdrt.engines.base import Engine

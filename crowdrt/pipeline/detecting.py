@@ -9,20 +9,20 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
-from crowdrt.benchmarks.boxes import (
+from crowdrt.benchmarks.accuracy.boxes import (
     BoxPrediction,
     at_least,
     detect_people,
     detector_info,
     evaluated,
 )
-from crowdrt.benchmarks.boxes_overlay import draw_boxes
-from crowdrt.benchmarks.detection import DetectionQuality, detection_quality
-from crowdrt.benchmarks.overlay import save_overlay
+from crowdrt.benchmarks.accuracy.detection import DetectionQuality, detection_quality
+from crowdrt.benchmarks.overlays.boxes import draw_boxes
+from crowdrt.benchmarks.overlays.density import save_overlay
 from crowdrt.console import show_table, tell, track
 from crowdrt.contracts import BoxSample, Detections
-from crowdrt.data.boxes import BoxOptions, open_box_samples
-from crowdrt.data.coco import PERSON
+from crowdrt.data.boxes.coco import PERSON
+from crowdrt.data.boxes.datasets import BoxOptions, open_box_samples
 from crowdrt.data.images import read_image
 from crowdrt.engines.base import Engine
 from crowdrt.pipeline.counting import distinct

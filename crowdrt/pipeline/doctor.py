@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.table import Table
 
-from crowdrt.benchmarks.machine import describe_machine
+from crowdrt.benchmarks.timing.machine import describe_machine
 from crowdrt.console import show_table
 from crowdrt.engines.machine import cpu_may_saturate, num_cores
 

@@ -11,13 +11,13 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from crowdrt.benchmarks.race import Contender, RaceConfig, race
-from crowdrt.benchmarks.records import append_records, read_records
-from crowdrt.benchmarks.render import markdown_table, print_table
-from crowdrt.benchmarks.table import Complexity, Operations, TableRow, newest, table_rows
+from crowdrt.benchmarks.tables.render import markdown_table, print_table
+from crowdrt.benchmarks.tables.table import Complexity, Operations, TableRow, newest, table_rows
+from crowdrt.benchmarks.timing.race import Contender, RaceConfig, race
+from crowdrt.benchmarks.timing.records import append_records, read_records
 from crowdrt.console import out, say, show_table
 from crowdrt.contracts import CalibrationConfig, GraphInfo, Measurement, Size, UInt8Image
-from crowdrt.data.synthetic import PX_PER_PERSON, crowd_photograph, generate
+from crowdrt.data.synthetic.photographs import PX_PER_PERSON, crowd_photograph, generate
 from crowdrt.engines.base import open_engine
 from crowdrt.engines.machine import num_cores
 from crowdrt.engines.store import DEFAULT_ENGINE, installed_engines, read_built

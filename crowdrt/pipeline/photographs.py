@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from crowdrt.contracts import Preprocessing, Sample, Size, UInt8Image
-from crowdrt.data.datasets import open_samples
+from crowdrt.data.heads.datasets import open_samples
+from crowdrt.data.heads.shanghaitech import shanghaitech, without_copies
 from crowdrt.data.images import grey_of
 from crowdrt.data.preprocess import pad_to_stride
-from crowdrt.data.shanghaitech import shanghaitech, without_copies
-from crowdrt.data.synthetic import crowd_photograph, generate
+from crowdrt.data.synthetic.photographs import crowd_photograph, generate
 from crowdrt.errors import RecipeError
 
 # Where parity is proved: a small, a tall and an odd size, before padding to the stride.

@@ -7,18 +7,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from crowdrt.benchmarks.accuracy import CountRow, accuracy
+from crowdrt.benchmarks.accuracy.counts import CountRow, accuracy
 from crowdrt.benchmarks.labels import network_label
-from crowdrt.benchmarks.records import read_records
-from crowdrt.benchmarks.render import markdown_table
-from crowdrt.benchmarks.report import (
+from crowdrt.benchmarks.report.page import (
     AccuracyLine,
     OverlayFigure,
     Report,
     StageLine,
     write_report,
 )
-from crowdrt.benchmarks.table import TableRow, newest, table_rows
+from crowdrt.benchmarks.tables.render import markdown_table
+from crowdrt.benchmarks.tables.table import TableRow, newest, table_rows
+from crowdrt.benchmarks.timing.records import read_records
 from crowdrt.contracts import Artifact, Measurement
 from crowdrt.errors import BenchmarkError
 from crowdrt.manifest import write_whole

@@ -6,10 +6,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from crowdrt.benchmarks.accuracy import CountRow, accuracy, count_samples, predict
-from crowdrt.benchmarks.race import RaceConfig, race
-from crowdrt.benchmarks.records import read_records, record_line
-from crowdrt.benchmarks.table import TableRow
+from crowdrt.benchmarks.accuracy.counts import CountRow, accuracy, count_samples, predict
+from crowdrt.benchmarks.tables.table import TableRow
+from crowdrt.benchmarks.timing.race import RaceConfig, race
+from crowdrt.benchmarks.timing.records import read_records, record_line
 from crowdrt.console import say, tell
 from crowdrt.contracts import Artifact, Measurement, Precision, Recipe, Sample
 from crowdrt.engines.base import open_engine

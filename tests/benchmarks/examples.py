@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from crowdrt.benchmarks.table import Operations
+from crowdrt.benchmarks.tables.table import Operations
 from crowdrt.contracts import Measurement
 
 MACHINE = {

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from crowdrt.benchmarks.accuracy import (
+from crowdrt.benchmarks.accuracy.counts import (
     Accuracy,
     CountRow,
     accuracy,

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from crowdrt.benchmarks.boxes_overlay import DRAWN, FOUND, LEFT_OUT, draw_boxes
+from crowdrt.benchmarks.overlays.boxes import DRAWN, FOUND, LEFT_OUT, draw_boxes
 from crowdrt.contracts import BoxSample, Detections
 
 GREY = np.full((3, 100, 200), 128, np.uint8)  # drawn four times as large

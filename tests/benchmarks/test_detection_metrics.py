@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crowdrt.benchmarks.detection import (
+from crowdrt.benchmarks.accuracy.detection import (
     COCO_IOUS,
     average_precision,
     box_iou,

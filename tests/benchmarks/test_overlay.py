@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from crowdrt.benchmarks.accuracy import Prediction
-from crowdrt.benchmarks.overlay import draw_overlay, heat, save_overlay
+from crowdrt.benchmarks.accuracy.counts import Prediction
+from crowdrt.benchmarks.overlays.density import draw_overlay, heat, save_overlay
 from crowdrt.errors import BenchmarkError
 
 GREY = np.full((3, 50, 90), 128, np.uint8)  # 50x90 is no multiple of the stride

@@ -13,8 +13,8 @@ import fake_engines
 import numpy as np
 import pytest
 
-from crowdrt.benchmarks.race import Contender, RaceConfig, race
-from crowdrt.benchmarks.worker import WarmUp
+from crowdrt.benchmarks.timing.race import Contender, RaceConfig, race
+from crowdrt.benchmarks.timing.worker import WarmUp
 from crowdrt.errors import BenchmarkError
 
 FAST = RaceConfig(

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from crowdrt.benchmarks.records import append_records, read_records, record_line
+from crowdrt.benchmarks.timing.records import append_records, read_records, record_line
 from crowdrt.contracts import Measurement
 from crowdrt.errors import BenchmarkError, CrowdRTError
 

@@ -8,9 +8,8 @@ import pytest
 from examples import COSTS, MACHINE, a_race, measured
 from PIL import Image
 
-from crowdrt.benchmarks.accuracy import CountRow, accuracy
-from crowdrt.benchmarks.plots import DARK, LIGHT, Look, counts_plot, latency_plot
-from crowdrt.benchmarks.report import (
+from crowdrt.benchmarks.accuracy.counts import CountRow, accuracy
+from crowdrt.benchmarks.report.page import (
     AccuracyLine,
     OverlayFigure,
     Report,
@@ -18,7 +17,8 @@ from crowdrt.benchmarks.report import (
     headline,
     write_report,
 )
-from crowdrt.benchmarks.table import table_rows
+from crowdrt.benchmarks.report.plots import DARK, LIGHT, Look, counts_plot, latency_plot
+from crowdrt.benchmarks.tables.table import table_rows
 from crowdrt.contracts import Artifact
 from crowdrt.errors import BenchmarkError
 

@@ -5,9 +5,15 @@ import pytest
 from examples import COSTS, a_race, measured
 from rich.console import Console
 
-from crowdrt.benchmarks.printed import SIZES, SKT_TABLE_6, SKT_TABLE_8, printed_cost, printed_row
-from crowdrt.benchmarks.render import markdown_table, print_table
-from crowdrt.benchmarks.table import newest, printed_cells, table_rows
+from crowdrt.benchmarks.tables.printed import (
+    SIZES,
+    SKT_TABLE_6,
+    SKT_TABLE_8,
+    printed_cost,
+    printed_row,
+)
+from crowdrt.benchmarks.tables.render import markdown_table, print_table
+from crowdrt.benchmarks.tables.table import newest, printed_cells, table_rows
 
 A = (576, 864)
 
@@ -142,7 +148,7 @@ GOLDEN = """\
 
 
 def test_markdown(monkeypatch):
-    monkeypatch.setattr("crowdrt.benchmarks.table._why_no_gpu", lambda: "no CUDA device")
+    monkeypatch.setattr("crowdrt.benchmarks.tables.table._why_no_gpu", lambda: "no CUDA device")
     student = measured(
         "csrnet", "1/4", "onnxruntime", 113, precision="int8", verdict="unstable: a | b"
     )

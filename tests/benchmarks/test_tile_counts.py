@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from crowdrt.benchmarks.accuracy import CountRow, count_samples, predict
-from crowdrt.benchmarks.overlay import draw_overlay
+from crowdrt.benchmarks.accuracy.counts import CountRow, count_samples, predict
+from crowdrt.benchmarks.overlays.density import draw_overlay
 from crowdrt.contracts import IMAGENET, Feeds, Sample, TensorSpec
 from crowdrt.data.tiles import tiles_of, tiling_of
 from crowdrt.errors import BenchmarkError, DataError, EngineError

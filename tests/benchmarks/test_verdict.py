@@ -3,8 +3,8 @@ import os
 import numpy as np
 import pytest
 
-from crowdrt.benchmarks.verdict import judge
-from crowdrt.benchmarks.worker import Visit
+from crowdrt.benchmarks.timing.verdict import judge
+from crowdrt.benchmarks.timing.worker import Visit
 
 CORES = os.cpu_count() or 1
 

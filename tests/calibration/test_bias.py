@@ -4,9 +4,9 @@ from onnx import helper, numpy_helper
 from small_graphs import FLOAT, constants_of, from_text, network, picture, run, with_outputs
 from test_qdq import int8_of, ranges_on
 
-from crowdrt.calibration.bias import mean_shift
-from crowdrt.calibration.plan import plan_int8
-from crowdrt.calibration.qdq import insert_qdq
+from crowdrt.calibration.int8.bias import mean_shift
+from crowdrt.calibration.int8.plan import plan_int8
+from crowdrt.calibration.int8.qdq import insert_qdq
 
 
 def means_of(values: np.ndarray) -> np.ndarray:

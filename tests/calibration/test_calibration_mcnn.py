@@ -6,8 +6,8 @@ from PIL import Image
 
 from crowdrt.calibration.calibrate import calibrate
 from crowdrt.contracts import CalibrationConfig, GraphInfo
+from crowdrt.data.heads.shanghaitech import shanghaitech
 from crowdrt.data.preprocess import load_feed
-from crowdrt.data.shanghaitech import shanghaitech
 from crowdrt.engines.ort import OrtEngine
 from crowdrt.manifest import read_manifest
 

@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 from small_graphs import INFO, NORMALISE, from_text
 
-from crowdrt.benchmarks.accuracy import predict
+from crowdrt.benchmarks.accuracy.counts import predict
 from crowdrt.calibration.calibrate import calibrate, collect
-from crowdrt.calibration.plan import plan_int8
+from crowdrt.calibration.int8.plan import plan_int8
 from crowdrt.contracts import CalibrationConfig
 from crowdrt.data.tiles import tiles_of, tiling_of
 from crowdrt.engines.ort import OrtEngine

@@ -23,10 +23,10 @@ from small_graphs import (
 )
 
 from crowdrt.calibration.calibrate import calibrate
-from crowdrt.calibration.fp16 import CastConfig, cast
-from crowdrt.calibration.fp16_graph import prepared, to_fp16
-from crowdrt.calibration.fp16_measure import float16_tensors, observe
-from crowdrt.calibration.fp16_plan import (
+from crowdrt.calibration.fp16.cast import CastConfig, cast
+from crowdrt.calibration.fp16.graph import prepared, to_fp16
+from crowdrt.calibration.fp16.measure import float16_tensors, observe
+from crowdrt.calibration.fp16.plan import (
     ANSWERS,
     BEFORE,
     BETWEEN,

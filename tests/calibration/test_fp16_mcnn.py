@@ -5,10 +5,10 @@ import onnx
 import pytest
 from PIL import Image
 
-from crowdrt.calibration.fp16 import CastConfig, cast
-from crowdrt.calibration.fp16_measure import float16_tensors, observe
+from crowdrt.calibration.fp16.cast import CastConfig, cast
+from crowdrt.calibration.fp16.measure import float16_tensors, observe
 from crowdrt.contracts import GraphInfo
-from crowdrt.data.shanghaitech import shanghaitech
+from crowdrt.data.heads.shanghaitech import shanghaitech
 from crowdrt.manifest import read_manifest
 
 NUM_LOOKED_AT, NUM_TEST = 8, 8

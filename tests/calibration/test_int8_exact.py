@@ -9,7 +9,7 @@ from hypothesis.extra import numpy as hnp
 from small_graphs import UINT8, constants_of, network, picture, with_outputs
 from test_qdq import int8_of, weight_codes
 
-from crowdrt.calibration.qdq import WEIGHT_MAX
+from crowdrt.calibration.int8.qdq import WEIGHT_MAX
 from crowdrt.engines.ort import OrtEngine, save_optimised
 from crowdrt.engines.unsigned import unsigned_activations
 

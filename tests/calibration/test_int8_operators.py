@@ -7,8 +7,8 @@ from small_graphs import NORMALISE, constants_of, drawn, from_text, picture, run
 from test_qdq import int8_of, ranges_on
 
 from crowdrt.calibration.cost import conv_macs
-from crowdrt.calibration.plan import plan_int8
-from crowdrt.calibration.qdq import insert_qdq
+from crowdrt.calibration.int8.plan import plan_int8
+from crowdrt.calibration.int8.qdq import insert_qdq
 from crowdrt.engines.ort import save_optimised
 
 TAIL = " y9 = Conv (x9, w9, b9) r9 = Relu (y9) density = Conv (r9, w10, b10)"

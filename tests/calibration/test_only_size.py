@@ -7,8 +7,8 @@ from PIL import Image
 from small_graphs import INFO, NORMALISE, from_text, network
 
 from crowdrt.calibration.calibrate import calibrate, collect
+from crowdrt.calibration.int8.plan import plan_int8
 from crowdrt.calibration.layerwise import only_size
-from crowdrt.calibration.plan import plan_int8
 from crowdrt.contracts import CalibrationConfig
 from crowdrt.data.tiles import tiles_of, tiling_of
 from crowdrt.engines.ort import OrtEngine

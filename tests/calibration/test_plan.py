@@ -2,7 +2,7 @@ import onnx
 import pytest
 from small_graphs import NORMALISE, from_text, network
 
-from crowdrt.calibration.plan import plan_int8
+from crowdrt.calibration.int8.plan import plan_int8
 from crowdrt.errors import CalibrationError
 
 TAIL = " count = ReduceSum <keepdims = 0> (density, axes)"

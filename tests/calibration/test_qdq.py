@@ -17,9 +17,9 @@ from small_graphs import (
     without_qdq,
 )
 
+from crowdrt.calibration.int8.plan import plan_int8
+from crowdrt.calibration.int8.qdq import OUTPUT_AXIS, WEIGHT_MAX, insert_qdq
 from crowdrt.calibration.layerwise import LayerwiseGraph
-from crowdrt.calibration.plan import plan_int8
-from crowdrt.calibration.qdq import OUTPUT_AXIS, WEIGHT_MAX, insert_qdq
 from crowdrt.calibration.ranges import AbsHistogram
 
 

@@ -105,7 +105,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinyFiles]:
 def make(files: TinyFiles) -> None:
     import torch
 
-    from crowdrt.data.synthetic import generate
+    from crowdrt.data.synthetic.photographs import generate
     from crowdrt.models import build_model
     from crowdrt.models.weights import save_weights
     from crowdrt.pipeline.networks import Origin
@@ -142,8 +142,8 @@ def tiny_recipe(tiny: TinyFiles, monkeypatch: pytest.MonkeyPatch) -> Recipe:
 @pytest.fixture
 def quick_race(monkeypatch: pytest.MonkeyPatch) -> None:
     """Races of a second, for what surrounds them; the figures mean nothing."""
-    from crowdrt.benchmarks import race
-    from crowdrt.benchmarks.worker import WarmUp
+    from crowdrt.benchmarks.timing import race
+    from crowdrt.benchmarks.timing.worker import WarmUp
 
     def quick(**fields: Any) -> race.RaceConfig:
         quickly = {"min_rounds": 1, "max_rounds": 2, "visit_s": 0.01, "settle_s": 0.01}

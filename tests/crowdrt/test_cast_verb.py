@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 
-from crowdrt.data.synthetic import generate
+from crowdrt.data.synthetic.photographs import generate
 from crowdrt.onnx_file import graph_info
 
 

@@ -11,7 +11,7 @@ import onnx
 import pytest
 from PIL import Image
 
-from crowdrt.benchmarks.printed import printed_cost
+from crowdrt.benchmarks.tables.printed import printed_cost
 from crowdrt.onnx_file import graph_info
 
 
@@ -320,7 +320,7 @@ def examples_of(network, size, num_threads):
 
 @pytest.fixture
 def skt_records(tmp_path):
-    from crowdrt.benchmarks.records import append_records
+    from crowdrt.benchmarks.timing.records import append_records
 
     path = tmp_path / "given.jsonl"
     append_records(path, examples_of("csrnet", (576, 864), 2))

@@ -24,7 +24,7 @@ WAIT_S = 300.0  # for a busy machine; a quiet one takes seconds
 STAGES = {
     "synthesize": (
         "synthesize --num-images 3 --size 320x320 -o {out}/photos",
-        ("crowdrt.data.synthetic.crowd_photograph", 2),
+        ("crowdrt.data.synthetic.photographs.crowd_photograph", 2),
     ),
     "export": (
         "export csrnet --weights {tiny}/tiny.safetensors -o {out}/new/model.onnx",
@@ -48,7 +48,7 @@ STAGES = {
     ),
     "race": (
         "profile {tiny}/tiny.onnx --size 96x128 --seconds 0 --store {tiny}/store -o {out}/r.jsonl",
-        ("crowdrt.benchmarks.race.RunningContender.visit", 1),
+        ("crowdrt.benchmarks.timing.race.RunningContender.visit", 1),
     ),
 }
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from crowdrt.data.synthetic import generate
+from crowdrt.data.synthetic.photographs import generate
 
 
 @pytest.fixture(scope="module")

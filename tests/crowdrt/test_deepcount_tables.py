@@ -2,8 +2,8 @@
 
 import pytest
 
-from crowdrt.benchmarks.printed_deepcount import TABLE_3
-from crowdrt.pipeline.deepcount_tables import (
+from crowdrt.benchmarks.tables.printed_deepcount import TABLE_3
+from crowdrt.pipeline.tables.deepcount import (
     CUT_OFF,
     costs_of_parts,
     deepcount_3,

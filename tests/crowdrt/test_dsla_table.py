@@ -4,9 +4,9 @@ from fractions import Fraction
 
 import pytest
 
-from crowdrt.benchmarks.cells import like
+from crowdrt.benchmarks.tables.cells import like
 from crowdrt.export.complexity import complexity
-from crowdrt.pipeline.dsla_table import SIZE, cost_of, dsla_5
+from crowdrt.pipeline.tables.dsla import SIZE, cost_of, dsla_5
 
 
 def in_g(value: int) -> str:

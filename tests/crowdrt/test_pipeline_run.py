@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from crowdrt.benchmarks.accuracy import CountRow
+from crowdrt.benchmarks.accuracy.counts import CountRow
 from crowdrt.contracts import Gates, Measurement, Preprocessing, Sample
 from crowdrt.data.images import read_image
-from crowdrt.data.synthetic import crowd_photograph
+from crowdrt.data.synthetic.photographs import crowd_photograph
 from crowdrt.errors import RecipeError
 from crowdrt.manifest import sha256_file
 from crowdrt.pipeline.photographs import evenly, photographs, proof_photographs, split

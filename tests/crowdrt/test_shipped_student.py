@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from crowdrt import weights
-from crowdrt.benchmarks.accuracy import accuracy, count_samples
-from crowdrt.benchmarks.printed import SKT_TABLE_6
+from crowdrt.benchmarks.accuracy.counts import accuracy, count_samples
+from crowdrt.benchmarks.tables.printed import SKT_TABLE_6
 from crowdrt.contracts import CalibrationConfig
-from crowdrt.data.shanghaitech import shanghaitech
-from crowdrt.data.synthetic import generate
+from crowdrt.data.heads.shanghaitech import shanghaitech
+from crowdrt.data.synthetic.photographs import generate
 from crowdrt.engines.ort import OrtEngine
 from crowdrt.manifest import sha256_file
 from crowdrt.models.weights import load_network

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from crowdrt.benchmarks.cells import Cell, cells_markdown, like, matched
+from crowdrt.benchmarks.tables.cells import Cell, cells_markdown, like, matched
 from crowdrt.errors import RecipeError
-from crowdrt.pipeline.tables import TABLES, complexity_table, show_cells
+from crowdrt.pipeline.tables.skt import TABLES, complexity_table, show_cells
 
 
 def cell(**changes) -> Cell:

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from crowdrt.data.boxes import BoxOptions, open_box_samples
+from crowdrt.data.boxes.datasets import BoxOptions, open_box_samples
 from crowdrt.errors import DataError
 
 PERSON = {

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from crowdrt.data.datasets import open_samples
-from crowdrt.data.folder import heads_path
+from crowdrt.data.heads.datasets import open_samples
+from crowdrt.data.heads.folder import heads_path
 from crowdrt.errors import DataError
 
 
@@ -87,7 +87,7 @@ def test_a_name_that_the_system_refuses(tmp_path):
 
 
 def test_reading_data_needs_neither_torch_nor_scipy_at_import():
-    modules = ("datasets", "density", "preprocess")
+    modules = ("heads.datasets", "heads.density", "preprocess")
     imports = ", ".join(f"crowdrt.data.{module}" for module in modules)
     heavy = "print([m for m in ('torch', 'scipy', 'onnxruntime') if m in sys.modules])"
     code = f"import sys, {imports}; {heavy}"

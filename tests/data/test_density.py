@@ -6,7 +6,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
-from crowdrt.data.density import adaptive_sigma, density_map
+from crowdrt.data.heads.density import adaptive_sigma, density_map
 from crowdrt.errors import DataError
 
 

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from crowdrt.data.folder import heads_path, photo_folder
+from crowdrt.data.heads.folder import heads_path, photo_folder
 from crowdrt.errors import DataError
 
 

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from crowdrt.data import synthetic
-from crowdrt.data.crowd import Person, gather, head_owners, seen_heads
-from crowdrt.data.folder import photo_folder
-from crowdrt.data.people import Wardrobe
-from crowdrt.data.scenery import Camera
-from crowdrt.data.sprites import FEET, draw_person
-from crowdrt.data.synthetic import crowd_photograph, generate
+from crowdrt.data.heads.folder import photo_folder
+from crowdrt.data.synthetic import photographs as synthetic
+from crowdrt.data.synthetic.crowd import Person, gather, head_owners, seen_heads
+from crowdrt.data.synthetic.people import Wardrobe
+from crowdrt.data.synthetic.photographs import crowd_photograph, generate
+from crowdrt.data.synthetic.scenery import Camera
+from crowdrt.data.synthetic.sprites import FEET, draw_person
 from crowdrt.errors import CrowdRTError, DataError
 
 SIZE = (128, 192)

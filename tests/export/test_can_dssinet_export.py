@@ -10,7 +10,7 @@ import torch
 
 from crowdrt.calibration.calibrate import calibrate
 from crowdrt.contracts import CalibrationConfig, GraphInfo
-from crowdrt.data.synthetic import generate
+from crowdrt.data.synthetic.photographs import generate
 from crowdrt.engines.ort import OrtEngine
 from crowdrt.export.deploy import ShippedNetwork, deploy
 from crowdrt.export.onnx_export import export_onnx

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from crowdrt.contracts import Sample
-from crowdrt.data.synthetic import generate
+from crowdrt.data.synthetic.photographs import generate
 
 
 @pytest.fixture(scope="session")

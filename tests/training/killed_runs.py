@@ -23,7 +23,7 @@ from typing import Any
 from safetensors import safe_open
 
 from crowdrt.contracts import Sample, TrainingConfig
-from crowdrt.data.synthetic import generate
+from crowdrt.data.synthetic.photographs import generate
 from crowdrt.manifest import sha256_file
 from crowdrt.training.crops import SampleGroup
 from crowdrt.training.loop import TrainingSet, train

@@ -8,7 +8,7 @@ import pytest
 import scipy.io
 from PIL import Image
 
-from crowdrt.data.shanghaitech import shanghaitech
+from crowdrt.data.heads.shanghaitech import shanghaitech
 from crowdrt.errors import DataError
 from crowdrt.manifest import sha256_file
 from crowdrt.training.sets import VALIDATE_EVERY, training_set

@@ -1,0 +1,1 @@
+"""What engines answer, against what photographs are annotated with."""

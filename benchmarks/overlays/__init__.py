@@ -1,0 +1,1 @@
+"""What an engine saw, drawn on the photograph."""

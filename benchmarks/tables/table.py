@@ -1,0 +1,175 @@
+"""Table 8 of SKT from our records: the printed column beside ours.
+
+A ratio is the full network in PyTorch FP32 divided by the row, and both come from one race:
+numbers of different runs are never divided by each other.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from crowdrt.benchmarks.labels import engine_label, network_label
+from crowdrt.benchmarks.tables.printed import SKT_TABLE_8, printed_cost, printed_row
+from crowdrt.contracts import Measurement, Size
+
+ENGINE_ORDER = ("pytorch", "onnxruntime", "openvino", "tensorrt")
+PRECISION_ORDER = ("fp32", "fp16", "int8+fp16", "int8")
+NVIDIA_DEVICE = Path("/dev/nvidia0")
+
+
+class Operations(NamedTuple):
+    """A network's cost at one size, as `crowdrt.export.complexity` works it out."""
+
+    params: int
+    macs: int
+    paper_flops: int
+
+
+Complexity = Mapping[tuple[str, str, Size], Operations]  # by network, width and size
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableRow:
+    """One row. A figure that is None has its reason in the field of that name."""
+
+    network: str
+    width: str
+    engine: str
+    engine_version: str
+    precision: str
+    size: Size
+    num_threads: int
+    params: int | None  # None: complexity was not worked out, which needs torch
+    macs: int | None
+    paper_flops: int | None
+    cpu_s: float | None  # median
+    cpu_p90_s: float | None
+    cpu_ratio: float | None
+    ratio_reason: str | None
+    gpu_ms: float | None
+    gpu_ratio: float | None
+    gpu_reason: str | None
+    peak_mib: float
+    num_samples: int
+    verdict: str
+    run_id: str
+    printed: Mapping[str, float]  # empty where the paper has no such row
+
+    @property
+    def label(self) -> str:
+        """Return `1/4-CSRNet ONNX Runtime INT8`."""
+        name = network_label(self.network, self.width)
+        return f"{name} {engine_label(self.engine)} {self.precision.upper()}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the row as `--json` prints it."""
+        return asdict(self)
+
+
+def table_rows(
+    measurements: Sequence[Measurement], complexity: Complexity | None = None
+) -> list[TableRow]:
+    """Return the rows of the table, in the paper's order, engines from slow to fast kinds.
+
+    Args:
+        measurements: of any number of races; `newest` chooses where there are several.
+        complexity: for as many rows as it is known; benchmarks cannot work it out themselves.
+    """
+    costs = complexity or {}
+    rows = [
+        _row(row, _teacher_of(row, measurements), costs.get((row.network, row.width, row.size)))
+        for row in measurements
+    ]
+    return sorted(rows, key=_paper_order)
+
+
+def newest(measurements: Sequence[Measurement]) -> list[Measurement]:
+    """Return, for every network and size, the rows of its newest race.
+
+    Run ids start with the time. A network's full form and students are raced together; other
+    networks may have been raced before or after.
+    """
+    last: dict[tuple[str, Size], str] = {}
+    for row in measurements:
+        key = (row.network, row.size)
+        last[key] = max(last.get(key, ""), row.run_id)
+    return [row for row in measurements if row.run_id == last[row.network, row.size]]
+
+
+def printed_cells(network: str, width: str, size: Size) -> dict[str, float]:
+    """Return what the paper prints for this row, its ratios worked out; {} where nothing."""
+    row, cost = printed_row(network, width), printed_cost(network, width, size)
+    if row is None:
+        return {}
+    cells = {"params_m": row.params_m}
+    teacher = printed_cost(network, "1", size)
+    if cost is not None and teacher is not None:
+        cells |= {"flops_g": cost.flops_g, "gpu_ms": cost.gpu_ms, "cpu_s": cost.cpu_s}
+        cells["cpu_ratio"] = teacher.cpu_s / cost.cpu_s
+        cells["gpu_ratio"] = teacher.gpu_ms / cost.gpu_ms
+    return cells
+
+
+def _row(row: Measurement, teacher: Measurement | None, cost: Operations | None) -> TableRow:
+    timed = bool(row.samples_ms) and not row.verdict.startswith("failed")
+    cpu_s = row.median_ms / 1000 if timed else None
+    ratio = teacher.median_ms / row.median_ms if timed and teacher else None
+    return TableRow(
+        network=row.network,
+        width=row.width,
+        engine=row.engine,
+        engine_version=row.engine_version,
+        precision=row.precision,
+        size=row.size,
+        num_threads=row.num_threads,
+        params=cost.params if cost else None,
+        macs=cost.macs if cost else None,
+        paper_flops=cost.paper_flops if cost else None,
+        cpu_s=cpu_s,
+        cpu_p90_s=row.percentile_ms(90) / 1000 if timed else None,
+        cpu_ratio=ratio,
+        ratio_reason=None if ratio else _why_no_ratio(timed),
+        gpu_ms=None,
+        gpu_ratio=None,
+        gpu_reason=_why_no_gpu(),
+        peak_mib=row.peak_mib,
+        num_samples=len(row.samples_ms),
+        verdict=row.verdict,
+        run_id=row.run_id,
+        printed=printed_cells(row.network, row.width, row.size),
+    )
+
+
+def _teacher_of(row: Measurement, measurements: Sequence[Measurement]) -> Measurement | None:
+    """Return the full network in PyTorch FP32 of the same race, if it was measured."""
+    wanted = (row.run_id, row.size, row.network, "1", "pytorch", "fp32")
+    for other in measurements:
+        found = (other.run_id, other.size, other.network, other.width, other.engine)
+        if (*found, other.precision) == wanted and other.samples_ms:
+            return None if other.verdict.startswith("failed") else other
+    return None
+
+
+def _why_no_ratio(timed: bool) -> str:
+    if not timed:
+        return "the row failed"
+    return "the full network in PyTorch FP32 was not measured in this race"
+
+
+def _why_no_gpu() -> str:
+    return "no GPU engine was raced" if NVIDIA_DEVICE.exists() else "no CUDA device"
+
+
+def _paper_order(row: TableRow) -> tuple[object, ...]:
+    printed = [(p.network, p.width) for p in SKT_TABLE_8]
+    return (
+        row.size[0] * row.size[1],
+        _place((row.network, row.width), printed),
+        _place(row.engine, ENGINE_ORDER),
+        _place(row.precision, PRECISION_ORDER),
+    )
+
+
+def _place(item: object, order: Sequence[object]) -> int:
+    return order.index(item) if item in order else len(order)

@@ -1,0 +1,1 @@
+"""How long engines take: races, their verdicts and their records."""

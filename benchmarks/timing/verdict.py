@@ -1,0 +1,62 @@
+"""Is a measured row to be believed? Said beside the number, instead of cleaning the samples."""
+
+import os
+from collections.abc import Sequence
+
+import numpy as np
+
+from crowdrt.benchmarks.timing.worker import Visit
+
+VALID = "valid"
+MAX_SPREAD = 0.25  # (p90 - p10) / median
+MAX_DRIFT = 0.10  # between the medians of the first and the second half of the visits
+MAX_OTHERS = 0.05  # of the machine's cores, used by others while this row was timed
+MAX_EXTRA_CORES = 0.25  # busy cores beyond the threads that were allowed, relative
+
+
+def judge(visits: Sequence[Visit], *, num_threads: int) -> str:
+    """Return `valid`, or `unstable: ...` / `shared: ...` with every reason found."""
+    unstable = [*_spread(visits), *_drift(visits), *_threads(visits, num_threads)]
+    shared = _others(visits)
+    parts = [f"unstable: {', '.join(unstable)}"] if unstable else []
+    parts += [f"shared: {shared}"] if shared else []
+    return "; ".join(parts) or VALID
+
+
+def _spread(visits: Sequence[Visit]) -> list[str]:
+    p10, p50, p90 = np.percentile(_samples(visits), [10, 50, 90])
+    spread = (p90 - p10) / p50
+    return [f"p10 to p90 spans {spread * 100:.0f} % of the median"] if spread > MAX_SPREAD else []
+
+
+def _drift(visits: Sequence[Visit]) -> list[str]:
+    if len(visits) < 2:
+        return ["one visit shows no drift"]
+    half = len(visits) // 2
+    first, second = (float(np.median(_samples(part))) for part in (visits[:half], visits[half:]))
+    if abs(second / first - 1) <= MAX_DRIFT:
+        return []
+    return [f"median went from {first:.4g} to {second:.4g} ms"]
+
+
+def _threads(visits: Sequence[Visit], num_threads: int) -> list[str]:
+    wall_s = sum(visit.wall_s for visit in visits)
+    cores = sum(visit.cpu_s for visit in visits) / wall_s
+    if cores <= num_threads * (1 + MAX_EXTRA_CORES):
+        return []
+    return [f"kept {cores:.1f} cores busy, {num_threads} allowed"]
+
+
+def _others(visits: Sequence[Visit]) -> str:
+    """Compare what the machine did with what the contender did, in the same seconds."""
+    seen = [(visit, visit.busy_s) for visit in visits if visit.busy_s is not None]
+    if not seen:
+        return ""
+    others_s = sum(busy_s - visit.cpu_s for visit, busy_s in seen)
+    available_s = sum(visit.wall_s for visit, _ in seen) * (os.cpu_count() or 1)
+    share = others_s / available_s
+    return f"others used {share * 100:.0f} % of the CPU meanwhile" if share > MAX_OTHERS else ""
+
+
+def _samples(visits: Sequence[Visit]) -> list[float]:
+    return [sample for visit in visits for sample in visit.samples_ms]

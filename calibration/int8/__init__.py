@@ -1,0 +1,1 @@
+"""INT8 in the file: which tensors, which scales, Q/DQ."""

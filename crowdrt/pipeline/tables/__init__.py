@@ -1,0 +1,1 @@
+"""The papers' tables that need no stopwatch, cell by cell."""

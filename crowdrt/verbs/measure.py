@@ -1,0 +1,84 @@
+"""The verbs with a stopwatch: `crowdrt profile` and `crowdrt table`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from crowdrt.contracts import Size, parse_size
+from crowdrt.entry import emit
+from crowdrt.verbs.options import AsJson, Sizes, Store, Threads
+
+
+def profile(
+    engines: Annotated[list[Path], typer.Argument(help="Built engines, or ONNX files.")],
+    size: Sizes = None,
+    seconds: Annotated[float, typer.Option(min=0, help="Measuring time per size.")] = 30.0,
+    records: Annotated[Path | None, typer.Option("-o", help="Append the raw samples here.")] = None,
+    store: Store = None,
+    threads: Threads = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Measure latency: engines interleaved in one run, each in its own process."""
+    from crowdrt.pipeline.measuring import as_row, profile_engines, show_measurements
+
+    rows = profile_engines(
+        engines, sizes_of(size), seconds=seconds, records=records, store=store, num_threads=threads
+    )
+    if as_json:
+        emit([as_row(row) for row in rows])
+    else:
+        show_measurements(rows)
+
+
+def table(
+    name: Annotated[str, typer.Argument(help="skt-1, skt-2, skt-8")],
+    costs: Annotated[
+        bool, typer.Option("--costs", help="skt-8 without its race: every size, nothing timed.")
+    ] = False,
+    size: Sizes = None,
+    network: Annotated[list[str] | None, typer.Option(help="Only these networks.")] = None,
+    records: Annotated[
+        Path | None, typer.Option(help="Read these records instead of measuring.")
+    ] = None,
+    output: Annotated[
+        Path, typer.Option("-o", "--out", help="Folder for networks and records.")
+    ] = Path("artifacts/table-skt-8"),
+    seconds: Annotated[float, typer.Option(min=0, help="Per network and size.")] = 60.0,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Measure again.")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Markdown on stdout.")] = False,
+    store: Store = None,
+    threads: Threads = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Show a paper's table, the printed column beside ours; skt-8 races its networks."""
+    from crowdrt.pipeline.measuring import paper_table, show_paper_table
+    from crowdrt.pipeline.tables.skt import complexity_table, show_cells
+
+    if costs or name != "skt-8":
+        cells = complexity_table(name)
+        if as_json:
+            emit([cell.as_dict() for cell in cells])
+        else:
+            show_cells(cells, markdown=markdown)
+        return
+    rows = paper_table(
+        name,
+        sizes_of(size),
+        networks=network,
+        records=records,
+        folder=output,
+        seconds=seconds,
+        fresh=fresh,
+        store=store,
+        num_threads=threads,
+    )
+    if as_json:
+        emit([row.as_dict() for row in rows])
+    else:
+        show_paper_table(rows, markdown=markdown)
+
+
+def sizes_of(texts: list[str] | None) -> list[Size]:
+    """Return the sizes asked for; 576x864 where none is."""
+    return [parse_size(text) for text in texts or ["576x864"]]

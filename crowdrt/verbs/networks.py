@@ -1,0 +1,61 @@
+"""The verbs on weights: `crowdrt import`, `crowdrt train` and `crowdrt complexity`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from crowdrt.console import out
+from crowdrt.contracts import Size, parse_size, parse_width
+from crowdrt.entry import emit, report
+from crowdrt.verbs.options import AsJson, Data, Sizes
+
+
+def import_weights(
+    source: Annotated[Path, typer.Argument(help="A .npz of MCNN arrays, or a PyTorch checkpoint.")],
+    output: Annotated[Path, typer.Option("-o", "--out", help="The safetensors file to write.")],
+    network: Annotated[str, typer.Option(help="Which network a checkpoint belongs to.")] = "mcnn",
+    width: Annotated[str, typer.Option(help="1, 1/2, 1/4 ...")] = "1",
+    as_json: AsJson = False,
+) -> None:
+    """Turn foreign weights into safetensors; a checkpoint's code is never run."""
+    from crowdrt.pipeline.stages import import_stage
+
+    report(import_stage(source, output, network=network, width=parse_width(width)), as_json)
+
+
+def train(
+    recipe: str,
+    output: Annotated[Path, typer.Option("-o", "--out", help="Folder for weights and state.")],
+    data: Data = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Instead of the recipe's.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train a recipe's network; a killed run goes on where it stood."""
+    from crowdrt.pipeline.stages import train_stage
+    from crowdrt.recipes import recipe_named
+
+    report(train_stage(recipe_named(recipe), data=data, out=output, steps=steps), as_json)
+
+
+def complexity(
+    network: str,
+    size: Sizes = None,
+    width: Annotated[str, typer.Option(help="1, 1/2, 1/4 ...")] = "1",
+    as_json: AsJson = False,
+) -> None:
+    """Count parameters, true MACs and the papers' FLOPs at any size."""
+    from crowdrt.export.complexity import complexity as cost
+
+    sizes: list[Size | None] = [parse_size(text) for text in size or []]
+    rows = [cost(network, parse_width(width), each) for each in sizes or [None]]
+    if as_json:
+        emit([row.as_dict() for row in rows])
+        return
+    for row in rows:
+        height, width_px = row.size
+        out.print(
+            f"{row.network} {row.width} at {height}x{width_px}: "
+            f"{row.params / 1e6:.3f} M parameters, {row.macs / 1e9:.2f} G MACs, "
+            f"{row.paper_flops / 1e9:.2f} G by the papers' accounting"
+        )

@@ -1,0 +1,69 @@
+"""The verbs on precision: `crowdrt calibrate` and `crowdrt cast`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from crowdrt.contracts import CalibrationConfig
+from crowdrt.entry import emit, report
+from crowdrt.errors import RecipeError
+from crowdrt.verbs.options import AsJson, Threads
+
+
+def calibrate(
+    model: Annotated[Path, typer.Argument(help="A float ONNX file that crowdrt exported.")],
+    images: Annotated[Path, typer.Option(help="Folder of photographs like those to come.")],
+    output: Annotated[Path, typer.Option("-o", "--out", help="The INT8 ONNX file to write.")],
+    method: Annotated[str, typer.Option(help="minmax or percentile.")] = "percentile",
+    percentile: Annotated[float, typer.Option(help="Of |activation|.")] = 99.99,
+    num_images: Annotated[int, typer.Option(help="At most this many, evenly spaced.")] = 32,
+    weight_bits: Annotated[int, typer.Option(help="7 is right on every CPU; 8 needs VNNI.")] = 7,
+    as_json: AsJson = False,
+) -> None:
+    """Quantize to INT8: ranges from photographs, then explicit Q/DQ."""
+    from crowdrt.data.heads.datasets import open_samples
+    from crowdrt.pipeline.stages import calibrate_stage
+
+    config = CalibrationConfig(
+        method=method,  # type: ignore[arg-type]
+        percentile=percentile,
+        num_images=num_images,
+        weight_bits=weight_bits,  # type: ignore[arg-type]
+    )
+    report(calibrate_stage(model, open_samples(images), output, config), as_json)
+
+
+def cast(
+    model: Annotated[Path, typer.Argument(help="An FP32 or INT8 ONNX file of crowdrt.")],
+    output: Annotated[Path, typer.Option("-o", "--out", help="The ONNX file to write.")],
+    fp16: Annotated[bool, typer.Option("--fp16", help="To float16, the one choice.")] = False,
+    images: Annotated[
+        Path | None,
+        typer.Option(help="Folder of photographs like those to come. Default: generated crowds."),
+    ] = None,
+    num_images: Annotated[int, typer.Option(help="At most this many, evenly spaced.")] = 16,
+    tolerance: Annotated[
+        float, typer.Option(help="By how much of itself a count may move; 0.01 is 1 %.")
+    ] = 0.01,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse where a tensor does not fit float16.")
+    ] = False,
+    threads: Threads = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Write typed casts to float16; ranges and counts are checked on photographs."""
+    from crowdrt.pipeline.casting import CastConfig, cast_as_json, cast_stage, describe_cast
+
+    if not fp16:
+        raise RecipeError(
+            "nothing says what to cast to",
+            fix=f"float16 is the one choice: crowdrt cast {model} --fp16 -o {output}",
+        )
+    config = CastConfig(num_images=num_images, tolerance=tolerance, strict=strict)
+    artifact = cast_stage(model, images, output, config, num_threads=threads)
+    if as_json:
+        emit(cast_as_json(artifact))
+        return
+    report(artifact, as_json)
+    typer.echo(describe_cast(artifact))

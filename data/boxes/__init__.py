@@ -1,0 +1,1 @@
+"""Photographs with annotated boxes: CrowdHuman, COCO, MOT."""

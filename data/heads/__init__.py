@@ -1,0 +1,1 @@
+"""Photographs with annotated heads: the published layouts, and density maps from heads."""

@@ -1,0 +1,1 @@
+"""Painted crowds with every head annotated, for where no data set is at hand."""
