@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -145,19 +145,24 @@ class GraphInfo:
             ) from error
 
 
+RangeMethod = Literal["minmax", "percentile", "entropy", "mse"]
+RANGE_METHODS: tuple[RangeMethod, ...] = get_args(RangeMethod)
+
+
 @dataclass(frozen=True, kw_only=True)
 class CalibrationConfig:
     """How activation ranges are collected before INT8 quantization."""
 
-    method: Literal["minmax", "percentile"] = "percentile"
+    method: RangeMethod = "percentile"
     percentile: float = 99.99  # of |activation|, over every value of every image
     num_images: int = 32
     weight_bits: Literal[7, 8] = 7  # 7 cannot saturate 16-bit sums on CPUs without VNNI
 
     def __post_init__(self) -> None:
-        if self.method not in ("minmax", "percentile"):
+        if self.method not in RANGE_METHODS:
             raise RecipeError(
-                f"calibration method {self.method!r} is unknown", fix="use minmax or percentile"
+                f"calibration method {self.method!r} is unknown",
+                fix=f"use one of {', '.join(RANGE_METHODS)}",
             )
         if not 50 < self.percentile <= 100:
             raise RecipeError(

@@ -330,7 +330,7 @@ def test_a_recipe_of_another_width(tiny_recipe, refused):
 @pytest.mark.parametrize(
     ("option", "value"),
     [
-        ("--method", "entropy"),
+        ("--method", "median"),
         ("--percentile", "10"),
         ("--num-images", "0"),
         ("--weight-bits", "4"),

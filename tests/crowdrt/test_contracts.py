@@ -107,7 +107,7 @@ def test_damaged_graph_info_names_its_file(text):
 
 @pytest.mark.parametrize(
     ("field", "value", "shown"),
-    [("method", "entropy", "'entropy'"), ("percentile", 50, "percentile=50"),
+    [("method", "median", "'median'"), ("percentile", 50, "percentile=50"),
      ("percentile", 100.1, "percentile=100.1"), ("percentile", float("nan"), "percentile=nan"),
      ("num_images", 0, "num_images=0"), ("weight_bits", 4, "weight_bits=4")],
 )  # fmt: skip
