@@ -15,6 +15,7 @@ from rich.text import Text
 from crowdrt.console import show_table
 from crowdrt.contracts import Size, TensorSpec
 from crowdrt.engines.store import KINDS, MANIFEST, read_built
+from crowdrt.engines.trt.parser_support import tensorrt_support
 from crowdrt.errors import EngineError, ExportError
 from crowdrt.manifest import read_manifest, sha256_file
 from crowdrt.onnx_file import external_files, read_onnx, stored_info
@@ -71,6 +72,7 @@ def inspect_onnx(path: Path, size: Size | None) -> dict[str, Any]:
         "precision": precision_of(model.graph) if info is None else info.precision,
         **cost(model, own or size or COST_SIZE),
         "unneeded": unneeded(model.graph),
+        "tensorrt": tensorrt_support(model),
         "manifest": manifest_facts(path, digest),
     }
 
@@ -197,6 +199,8 @@ def file_lines(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     idle = [name for names in found["unneeded"].values() for name in names]
     every = "nothing: every node, stored tensor and input serves an output"
     yield "idle", f"no output needs {', '.join(idle)}" if idle else every
+    for generation, reasons in found["tensorrt"].items():
+        yield f"TensorRT {generation}", parser_says(reasons)
     manifest = found["manifest"]
     if manifest is None:
         yield "made from", "unknown: there is no manifest beside it"
@@ -207,6 +211,12 @@ def file_lines(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "made from", ", ".join(scalars(source_of(manifest["made_from"])))
     if (record := Stripped.of(manifest["facts"])) is not None:
         yield from (("stripped", line) for line in record.lines())
+
+
+def parser_says(reasons: Sequence[str]) -> str:
+    """Return in one line what a TensorRT parser does not take of a network."""
+    more = f"; and {len(reasons) - 3} more" if len(reasons) > 3 else ""
+    return f"no: {'; '.join(reasons[:3])}{more}" if reasons else "its parser takes it"
 
 
 def source_of(made_from: Any) -> Any:

@@ -118,6 +118,17 @@ def test_a_network_of_another_tool(crowdrt, foreign):
     assert "there is no manifest beside it" in shown
 
 
+def test_what_tensorrt_takes(crowdrt, tiny, foreign):
+    for file in (tiny.onnx, tiny.int8):
+        (found,) = crowdrt("inspect", file, "--json").json()
+        assert found["tensorrt"] == {"8.6": [], "10": [], "11": []}
+    model = onnx.load(foreign)
+    model.graph.node[1].op_type = "Det"
+    onnx.save(model, foreign)
+    shown = crowdrt("inspect", foreign)
+    assert "no: Det density: is no operator that the parser lists" in shown.out
+
+
 def test_a_layer_whose_shape_is_unknown(crowdrt, foreign):
     model = onnx.load(foreign)
     model.graph.node[0].op_type, model.graph.node[0].domain = "Conv2", "plugins"

@@ -1,0 +1,1 @@
+"""TensorRT: a plan built for one GPU from the same ONNX file, and run there."""
