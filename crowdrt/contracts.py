@@ -199,6 +199,36 @@ class TrainingConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Gate:
+    """What a precision may lose against FP32 on the same photographs before its row is refused.
+
+    A smaller MAE is no loss; counts that move are, up or down. So MAE is limited on one side and
+    the shift of the bias on both, in every bin of photographs (sparse, medium, dense).
+    """
+
+    mae_increase: float = 0.01  # of FP32's MAE
+    bias_shift: float = 0.02  # of the people on a bin's photographs, ...
+    bias_shift_people: float = 1.0  # ... or this many per photograph, where that is more
+    psnr_db: float | None = 20.0  # at least, of density maps, in the median; None: any
+    ap_drop: float = 0.01  # of detectors, in AP from 0 to 1
+
+    def __post_init__(self) -> None:
+        for name in ("mae_increase", "bias_shift", "bias_shift_people", "ap_drop"):
+            if not (value := getattr(self, name)) >= 0:  # a NaN, too
+                raise RecipeError(
+                    f"gate: {name}={value} would refuse what loses nothing", fix="use 0 or more"
+                )
+
+
+def default_gates() -> dict[Precision, Gate]:
+    """Return what is tolerated where a recipe does not say otherwise."""
+    fp16 = Gate(
+        mae_increase=0.001, bias_shift=0.002, bias_shift_people=0.1, psnr_db=40.0, ap_drop=0.001
+    )
+    return {"fp16": fp16, "int8": Gate(), "int8+fp16": Gate()}
+
+
+@dataclass(frozen=True, kw_only=True)
 class Gates:
     """What a recipe tolerates before a row is refused."""
 
