@@ -130,12 +130,19 @@ def proof_tensor(image: UInt8Image, preprocessing: Preprocessing) -> Any:
 
 
 def calibrate_stage(
-    onnx_path: Path, samples: Sequence[Sample], out: Path, config: CalibrationConfig
+    onnx_path: Path,
+    samples: Sequence[Sample],
+    out: Path,
+    config: CalibrationConfig,
+    keep_float: Sequence[str] = (),
 ) -> Artifact:
-    """Quantize to INT8 with ranges from some of these photographs, taken at even distances."""
+    """Quantize to INT8 with ranges from some of these photographs, taken at even distances.
+
+    The convolutions that `keep_float` names stay in float.
+    """
     from crowdrt.calibration.calibrate import calibrate
 
-    return calibrate(onnx_path, [sample.image for sample in samples], out, config)
+    return calibrate(onnx_path, [sample.image for sample in samples], out, config, keep_float)
 
 
 def default_store() -> Path:

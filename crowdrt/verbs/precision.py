@@ -19,6 +19,9 @@ def calibrate(
     percentile: Annotated[float, typer.Option(help="Of |activation|.")] = 99.99,
     num_images: Annotated[int, typer.Option(help="At most this many, evenly spaced.")] = 32,
     weight_bits: Annotated[int, typer.Option(help="7 is right on every CPU; 8 needs VNNI.")] = 7,
+    keep_float: Annotated[
+        list[str] | None, typer.Option(help="Name of a convolution to leave in float; repeatable.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Quantize to INT8: ranges from photographs, then explicit Q/DQ."""
@@ -31,7 +34,8 @@ def calibrate(
         num_images=num_images,
         weight_bits=weight_bits,  # type: ignore[arg-type]
     )
-    report(calibrate_stage(model, open_samples(images), output, config), as_json)
+    samples = open_samples(images)
+    report(calibrate_stage(model, samples, output, config, keep_float or ()), as_json)
 
 
 def cast(
