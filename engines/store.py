@@ -8,7 +8,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,11 @@ from crowdrt.engines.base import Engine, check_threads
 from crowdrt.engines.machine import machine_identity
 from crowdrt.engines.ort import optimised_opener, write_optimised
 from crowdrt.engines.ov import compiled_opener, write_compiled
-from crowdrt.errors import EngineError
+from crowdrt.engines.signing import check_key, check_signature, check_signed_with, sign
+from crowdrt.engines.trt.build import this_gpu, write_plan
+from crowdrt.engines.trt.options import PlanOptions
+from crowdrt.engines.trt.run import plan_opener
+from crowdrt.errors import EngineError, MissingDependencyError
 from crowdrt.lazy import require
 from crowdrt.manifest import fingerprint, sha256_file, write_folder_whole, write_json
 from crowdrt.onnx_file import external_files
@@ -35,8 +39,13 @@ class EngineKind:
     extra: str  # of crowdrt, that installs the runtime
     file: str  # beside the manifest
     format: int  # of the file and of what our own passes do to a graph; part of the key
-    write: Callable[[Path, Path, int], dict[str, Any]]  # ONNX file, engine file, threads
+    write: Callable[[Path, Path, Any], dict[str, Any]]  # ONNX file, engine file, threads or options
     opener: Callable[[bytes, Mapping[str, Any]], Callable[..., Engine]]  # file, manifest
+    on_gpu: bool = False  # takes `PlanOptions`, and is code, so that it may have to be signed
+
+    def machine(self) -> dict[str, object]:
+        """Return what must be the same for an engine to be loaded again."""
+        return this_gpu() if self.on_gpu else machine_identity()
 
 
 # By the name of the runtime's package, which is that of its distribution.
@@ -55,8 +64,17 @@ KINDS = {
         write=write_compiled,
         opener=compiled_opener,
     ),
+    "tensorrt": EngineKind(
+        extra="tensorrt",
+        file="engine.plan",
+        format=1,
+        write=write_plan,
+        opener=plan_opener,
+        on_gpu=True,
+    ),
 }
 DEFAULT_ENGINE = "onnxruntime"
+TIMINGS = "timings"  # a folder of the store, for TensorRT's timing caches
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,14 +94,22 @@ class EngineStore:
         self.root = root
 
     def build(
-        self, onnx_path: Path, *, engine: str = DEFAULT_ENGINE, num_threads: int = 0
+        self,
+        onnx_path: Path,
+        *,
+        engine: str = DEFAULT_ENGINE,
+        num_threads: int = 0,
+        plan: PlanOptions | None = None,
+        sign_key: Path | None = None,
     ) -> BuiltEngine:
         """Return the engine of `onnx_path` for this machine, built now or before.
 
         Args:
             onnx_path: the network.
-            engine: onnxruntime or openvino.
+            engine: onnxruntime, openvino or tensorrt.
             num_threads: how many threads the engine takes by itself; 0 is every core.
+            plan: how TensorRT builds; no other engine takes it.
+            sign_key: an Ed25519 private key (PEM) to sign a TensorRT engine with.
 
         Raises:
             ExportError: the ONNX file cannot be used.
@@ -94,22 +120,28 @@ class EngineStore:
         start = time.perf_counter()
         check_threads(num_threads)
         check_kind(engine)
-        identity = engine_identity(onnx_path, engine, num_threads)
+        check_options(engine, plan, sign_key)
+        if KINDS[engine].on_gpu:
+            plan = replace(plan or PlanOptions(), timings=self.root / TIMINGS)
+        identity = engine_identity(onnx_path, engine, num_threads, plan)
         key = fingerprint(identity)[:16]
         path = self.root / f"{key}-{engine}"
-        reused = _is_sound(path)
+        reused = _is_sound(path, sign_key)
         if not reused:
             _sweep(self.root, engine)
             with write_folder_whole(path) as folder:
                 folder.chmod(0o755)  # temporary folders are private, a store may be shared
-                _fill(folder, onnx_path, identity)
+                _fill(folder, onnx_path, identity, num_threads if plan is None else plan)
+                if sign_key is not None:
+                    sign(folder, (folder / MANIFEST).read_bytes(), sign_key)
         seconds = time.perf_counter() - start
         return BuiltEngine(path=path, key=key, reused=reused, seconds=seconds)
 
 
 def installed_engines() -> list[str]:
-    """Return the runtimes that are installed; the default one even if it is not."""
-    return [name for name in KINDS if name == DEFAULT_ENGINE or importlib.util.find_spec(name)]
+    """Return the CPU runtimes that are installed; the default one even if it is not."""
+    names = [name for name, kind in KINDS.items() if not kind.on_gpu]
+    return [name for name in names if name == DEFAULT_ENGINE or importlib.util.find_spec(name)]
 
 
 def check_kind(engine: str) -> None:
@@ -118,14 +150,29 @@ def check_kind(engine: str) -> None:
         raise EngineError(f"engine {engine!r} is unknown", fix=f"use {' or '.join(KINDS)}")
 
 
-def engine_identity(onnx_path: Path, engine: str, num_threads: int) -> dict[str, Any]:
+def check_options(engine: str, plan: PlanOptions | None, sign_key: Path | None) -> None:
+    """Refuse what only TensorRT engines take, and a key that signs nothing."""
+    on_gpu = [name for name, kind in KINDS.items() if kind.on_gpu]
+    if engine not in on_gpu and (plan is not None or sign_key is not None):
+        what = "shapes, workspace, level and timings" if sign_key is None else "a key to sign with"
+        raise EngineError(
+            f"{engine} takes no options such as {what}",
+            fix=f"leave them out, or use --engine {on_gpu[0]}",
+        )
+    if sign_key is not None:
+        check_key(sign_key)
+
+
+def engine_identity(
+    onnx_path: Path, engine: str, num_threads: int, plan: PlanOptions | None = None
+) -> dict[str, Any]:
     """Return everything that decides a built engine; its fingerprint is the key."""
     return {
         "onnx_sha256": _content_sha256(onnx_path),
         "engine": engine,
         "engine_version": _runtime_version(engine),
-        "machine": machine_identity(),
-        "options": {"num_threads": num_threads},
+        "machine": KINDS[engine].machine(),
+        "options": {"num_threads": num_threads} if plan is None else plan.identity(),
         "crowdrt": __version__,
         "format": KINDS[engine].format,
     }
@@ -144,10 +191,12 @@ def _runtime_version(engine: str) -> str:
     return str(require(engine, extra=KINDS[engine].extra).__version__)
 
 
-def _fill(folder: Path, onnx_path: Path, identity: dict[str, Any]) -> None:
+def _fill(
+    folder: Path, onnx_path: Path, identity: dict[str, Any], options: int | PlanOptions
+) -> None:
     kind = KINDS[identity["engine"]]
     out = folder / kind.file
-    facts = kind.write(onnx_path, out, identity["options"]["num_threads"])
+    facts = kind.write(onnx_path, out, options)
     document = {
         "identity": identity,
         "sha256": sha256_file(out),
@@ -157,12 +206,18 @@ def _fill(folder: Path, onnx_path: Path, identity: dict[str, Any]) -> None:
     write_json(folder / MANIFEST, document)
 
 
-def _is_sound(path: Path) -> bool:
-    """Say whether `path` holds an engine; a damaged one is moved out of the way."""
+def _is_sound(path: Path, sign_key: Path | None) -> bool:
+    """Say whether `path` holds an engine; a damaged one is moved out of the way.
+
+    One that has to be signed is sound if that key has signed it: what lies there may be anybody's,
+    so nothing is signed but what was built under the same call.
+    """
     if not path.exists():
         return False
     try:
         read_built(path)
+        if sign_key is not None:
+            check_signed_with(path, (path / MANIFEST).read_bytes(), sign_key)
     except EngineError as error:
         say(f"{error.problem}; building it again")
         aside = path.with_name(f".{path.name}.tmp-{uuid.uuid4().hex}")
@@ -210,10 +265,12 @@ def read_built(path: Path) -> StoredEngine:
     """Return what a folder of the store holds.
 
     Raises:
-        EngineError: it is damaged, no engine, or of another machine or runtime version.
+        EngineError: it is damaged, no engine, or of another machine or runtime version; or it is
+            code, and not signed as $CROWDRT_VERIFY_KEY asks.
     """
     try:
-        document = json.loads((path / MANIFEST).read_text())
+        manifest = (path / MANIFEST).read_bytes()
+        document = json.loads(manifest)
         identity = document["identity"]
         name, version = identity["engine"], identity["engine_version"]
         there = {name: version, **identity["machine"]}
@@ -223,20 +280,29 @@ def read_built(path: Path) -> StoredEngine:
             engine=name,
             engine_version=version,
             sha256=hashlib.sha256(content).hexdigest(),
-            num_threads=int(identity["options"]["num_threads"]),
+            num_threads=int(identity["options"].get("num_threads", 0)),
             open=kind.opener(content, document),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise EngineError(
             f"{path} is no engine folder, or a damaged one: {error}", fix=rebuild(path)
         ) from error
-    here = {name: _runtime_version(name), **machine_identity()}
+    if kind.on_gpu:
+        check_signature(path, manifest)
+    here = _here(name, path)
     if foreign := _differences(there, here):
         raise EngineError(f"{path} was built elsewhere: {foreign}", fix=rebuild(path))
     # hashed is what was read and will be loaded, not the file a second time
     if stored.sha256 != digest or layout != kind.format:
         raise EngineError(f"{path / kind.file} was altered or cut short", fix=rebuild(path))
     return stored
+
+
+def _here(engine: str, path: Path) -> dict[str, Any]:
+    try:
+        return {engine: _runtime_version(engine), **KINDS[engine].machine()}
+    except MissingDependencyError as error:
+        raise EngineError(f"{path} cannot run here: {error.problem}", fix=error.fix) from error
 
 
 def rebuild(path: Path) -> str:

@@ -1,5 +1,6 @@
 """Small networks written node by node, so that engines are tested without PyTorch."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from onnx import TensorProto, helper, numpy_helper, parser
 
 from crowdrt.contracts import GraphInfo, Preprocessing
 from crowdrt.onnx_file import set_info
+
+sys.path.insert(0, str(Path(__file__).parent))  # for what several tests share
 
 CHANNELS = 16  # a multiple of ONNX Runtime's block, so that it fuses into blocked layouts
 

@@ -1,0 +1,1 @@
+"""One CUDA device: memory, streams, events and graphs, whichever library reaches the driver."""

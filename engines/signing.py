@@ -1,0 +1,103 @@
+"""Engines that travel: the manifest is signed with a key of yours, and checked before loading.
+
+Ed25519 (RFC 8032) by the `cryptography` library. The manifest holds the engine's SHA-256 and that
+of what lies beside it, so its signature covers them.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from crowdrt.errors import EngineError
+from crowdrt.lazy import require
+from crowdrt.manifest import write_whole
+
+SIGNATURE = "engine.json.sig"
+VERIFY_KEY = "CROWDRT_VERIFY_KEY"  # names the public key; where it is set, only signed plans load
+CONTEXT = b"crowdrt engine manifest 1\n"  # so that no signature of another kind of file fits
+MAKE = (
+    "openssl genpkey -algorithm ed25519 -out key.pem; openssl pkey -in key.pem -pubout -out pub.pem"
+)
+
+
+def sign(folder: Path, manifest: bytes, key: Path) -> None:
+    """Write the signature of a manifest beside it.
+
+    Raises:
+        EngineError: the key cannot be read, or is of another kind.
+    """
+    private = load_key(key, private=True)
+    with write_whole(folder / SIGNATURE) as temporary:
+        temporary.write_bytes(private.sign(CONTEXT + manifest))
+
+
+def check_key(key: Path) -> None:
+    """Refuse a key to sign with before long work begins."""
+    load_key(key, private=True)
+
+
+def check_signature(folder: Path, manifest: bytes) -> None:
+    """Refuse an engine that the owner of the key in $CROWDRT_VERIFY_KEY has not signed.
+
+    Without that variable nothing is asked.
+
+    Raises:
+        EngineError: there is no signature, or it is of another manifest or key.
+    """
+    if named := os.environ.get(VERIFY_KEY):
+        _verify(folder, manifest, load_key(Path(named), private=False))
+
+
+def check_signed_with(folder: Path, manifest: bytes, key: Path) -> None:
+    """Refuse an engine that was not signed with this private key.
+
+    Raises:
+        EngineError: there is no signature, or it is of another manifest or key.
+    """
+    _verify(folder, manifest, load_key(key, private=True).public_key())
+
+
+def _verify(folder: Path, manifest: bytes, public: Any) -> None:
+    invalid = require("cryptography.exceptions", extra="signing").InvalidSignature
+    try:
+        public.verify((folder / SIGNATURE).read_bytes(), CONTEXT + manifest)
+    except OSError as error:
+        raise EngineError(f"{folder} is not signed", fix=sign_fix()) from error
+    except invalid as error:
+        raise EngineError(
+            f"{folder} was altered, or signed with another key than the one asked for",
+            fix=sign_fix(),
+        ) from error
+
+
+def sign_fix() -> str:
+    """Return how to get a signed engine."""
+    return (
+        "crowdrt build MODEL.onnx --engine tensorrt --sign-key key.pem, or copy the folder again "
+        "from where it was signed"
+    )
+
+
+def load_key(path: Path, *, private: bool) -> Any:
+    """Return an Ed25519 key from a PEM file without a password.
+
+    Raises:
+        EngineError: the file cannot be read, or holds another kind of key.
+    """
+    serialization = require("cryptography.hazmat.primitives.serialization", extra="signing")
+    ed25519 = require("cryptography.hazmat.primitives.asymmetric.ed25519", extra="signing")
+    kind = "private" if private else "public"
+    try:
+        content = path.read_bytes()
+        if private:
+            key = serialization.load_pem_private_key(content, password=None)
+        else:
+            key = serialization.load_pem_public_key(content)
+    except (OSError, ValueError, TypeError) as error:  # TypeError: it has a password
+        raise EngineError(
+            f"{path} holds no {kind} key: {error}", fix=f"make one: {MAKE}"
+        ) from error
+    wanted = ed25519.Ed25519PrivateKey if private else ed25519.Ed25519PublicKey
+    if not isinstance(key, wanted):
+        raise EngineError(f"{path} holds no {kind} key of Ed25519", fix=f"make one: {MAKE}")
+    return key
