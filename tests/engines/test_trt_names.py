@@ -1,5 +1,6 @@
 """Every TensorRT name in the source exists in every generation that the source speaks to."""
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -47,8 +48,6 @@ def test_what_11_removed_is_said_in_the_route_of_8_6_alone():
     users = {source.name for source, seen in anywhere.items() if seen & removed}
     assert users == {"routes.py"}
     old = Reader(CLAIMS)
-    import ast
-
     for node in ast.parse(text).body:
         if not (isinstance(node, ast.ClassDef) and node.name == "Route8"):
             old.read(node)
@@ -56,14 +55,14 @@ def test_what_11_removed_is_said_in_the_route_of_8_6_alone():
 
 
 WRONG = {
-    "a wrong member": "def f(config):\n    config.set_workspace(1)",
+    "a wrong member": "def f(trt, config):\n    config.set_workspace(1)",
     "one of another generation": "def f(trt, config):\n    config.set_flag(trt.BuilderFlag.FP16)",
     "a class that is gone": "def f(trt):\n    return trt.IInt8Calibrator",
-    "a method that 10 removed": "def f(self):\n    self._context.execute_async_v2()",
+    "a method that 10 removed": "def f(self, trt):\n    self._context.execute_async_v2()",
     "on the result of a call": "def f(network):\n    return network.get_layer(0).precision",
     "another name for an object": "def f(trt, logger):\n    maker = trt.Builder(logger)",
     "through an alias": "def f(trt):\n    kinds = trt.LayerType\n    return kinds.RNN_V2",
-    "in a class": "class Session:\n    def f(self):\n        self.engine.num_bindings",
+    "in a class": "class Session:\n    def f(self):\n        self.trt, self.engine.num_bindings",
 }
 
 

@@ -114,9 +114,19 @@ class Reader:
 
 
 def read_source(text: str, claims: dict[str, tuple[str, ...]]) -> Reader:
-    reader = Reader(claims)
-    reader.read(ast.parse(text))
+    reader, tree = Reader(claims), ast.parse(text)
+    if holds_tensorrt(tree):
+        reader.read(tree)
     return reader
+
+
+def holds_tensorrt(tree: ast.AST) -> bool:
+    """Whether a module has TensorRT, or calls what makes its objects; others may use its words."""
+    for node in ast.walk(tree):
+        name = getattr(node, "id", None) or getattr(node, "arg", None) or getattr(node, "attr", "")
+        if name == "trt" or (isinstance(node, ast.Attribute) and name in MADE):
+            return True
+    return False
 
 
 def sources(folder: Path) -> Iterator[Path]:
