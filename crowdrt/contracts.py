@@ -2,8 +2,8 @@
 
 import json
 import re
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
@@ -22,6 +22,7 @@ Feeds = Mapping[str, npt.NDArray[Any]]
 DENSITY, COUNT = "density", "count"  # outputs of a graph
 NUM_DETECTIONS = 500  # that a detector lists per image: OneNet's number for CrowdHuman
 METADATA_KEY = "crowdrt"  # the ONNX metadata property that holds `GraphInfo` as JSON
+HASH_DIGITS = 16  # of a photograph's SHA-256, where a list of them has to be short
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +124,16 @@ class GraphInfo:
     precision: Precision = "fp32"
     weight_bits: int = 32  # 8 or 7 in an INT8 graph
     normalised_input: bool = False  # True: the caller normalises and feeds float32
+    calibrated_on: tuple[str, ...] = ()  # photographs that decided scales: starts of their SHA-256
+
+    def with_calibration(self, sha256: Iterable[str]) -> Self:
+        """Note more photographs that the file was made by, so that none of them judges it."""
+        known = {digest[:HASH_DIGITS] for digest in sha256}
+        return replace(self, calibrated_on=tuple(sorted({*self.calibrated_on, *known})))
+
+    def was_calibrated_on(self, sha256: str) -> bool:
+        """Say whether a photograph of this SHA-256 is one of them."""
+        return sha256[:HASH_DIGITS] in self.calibrated_on
 
     def to_json(self) -> str:
         """One JSON document, as stored in the ONNX file."""
@@ -137,6 +148,7 @@ class GraphInfo:
             mean, std = tuple(pixels.pop("mean")), tuple(pixels.pop("std"))
             if (size := fields.pop("fixed_size", None)) is not None:
                 fields["fixed_size"] = (int(size[0]), int(size[1]))
+            fields["calibrated_on"] = tuple(map(str, fields.get("calibrated_on", ())))
             return cls(preprocessing=Preprocessing(mean=mean, std=std, **pixels), **fields)
         except (ValueError, TypeError, LookupError, AttributeError) as error:
             raise ExportError(
