@@ -30,6 +30,7 @@ from crowdrt.onnx_graph import (
     stored_names,
     unneeded,
 )
+from crowdrt.pipeline.layers import layers_of, show_layers
 
 COST_SIZE = (576, 864)  # where MACs are counted for a graph of any size: SKT's first
 HASH = re.compile("[0-9a-f]{64}")
@@ -151,6 +152,7 @@ def inspect_engine(path: Path) -> dict[str, Any]:
         "sha256": document.get("sha256"),
         "info": document.get("info"),
         **facts,
+        **layers_of(path),
         "runs_here": reason is None,
         "why_not": reason,
         "source": document.get("source"),
@@ -166,6 +168,8 @@ def show_findings(findings: Sequence[Mapping[str, Any]]) -> None:
         for name, value in lines_of(found):
             table.add_row(Text(name), Text(value))
         show_table(table)
+        if found.get("layers"):
+            show_layers(found)
 
 
 def lines_of(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
