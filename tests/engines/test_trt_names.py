@@ -72,7 +72,9 @@ def test_the_reader_sees(case):
 
 
 def test_the_reader_lets_8_6_use_its_own_names():
-    text = "class Route8:\n    def f(self, trt, config):\n        config.set_flag(trt.BuilderFlag.FP16)"
+    text = (
+        "class Route8:\n    def f(self, trt, config):\n        config.flags = trt.BuilderFlag.FP16"
+    )
     assert not read_source(text, CLAIMS).wrong
     assert read_source(text.replace("Route8", "Route11"), CLAIMS).wrong
 
