@@ -14,7 +14,8 @@ from crowdrt.calibration.int8.plan import Plan, plan_int8
 from crowdrt.calibration.int8.qdq import activation_scale, insert_qdq
 from crowdrt.calibration.layerwise import LayerwiseGraph, only_size
 from crowdrt.calibration.ranges import Statistics, range_of
-from crowdrt.console import track
+from crowdrt.calibration.ranges.cache import StatisticsCache, cache_key
+from crowdrt.console import say, track
 from crowdrt.contracts import Artifact, CalibrationConfig, Feeds, GraphInfo, Size, UInt8Image
 from crowdrt.data.images import check_file, read_image, unreadable
 from crowdrt.data.preprocess import pad_to_stride
@@ -36,6 +37,7 @@ def calibrate(
     keep_float: Sequence[str] = (),
     *,
     num_threads: int = 0,
+    cache: Path | None = None,
 ) -> Artifact:
     """Write the INT8 form of a float network, or find it already written.
 
@@ -49,6 +51,10 @@ def calibrate(
         config: how ranges are found.
         keep_float: names of convolutions to leave in float.
         num_threads: 0 uses every core.
+        cache: folder of the statistics that the images gave, from which every method takes its
+            ranges without running them again, and a killed call goes on; beside `out` by
+            default. Statistics that do not fit are refused in a folder that is named here, and
+            elsewhere collected anew.
     """
     if out.resolve() == onnx_path.resolve():
         raise CalibrationError(
@@ -62,7 +68,11 @@ def calibrate(
         return artifact
     info = float_info(model, source=str(onnx_path))
     plan = plan_int8(model, keep_float)
-    seen = collect(model, plan, info, chosen, num_threads=num_threads)
+    hashes = [file["sha256"] for file in files]
+    key = statistics_key(made_from, hashes, info, watched_whatever_stays_float(model, plan))
+    kept = StatisticsCache(statistics_file(onnx_path, out, cache), key, strict=cache is not None)
+    pairs = list(zip(chosen, hashes, strict=True))
+    seen = collect_kept(model, info, pairs, kept, num_threads=num_threads)
     told = info.with_calibration(file["sha256"] for file in files)
     write_int8(quantize(model, plan, seen, config), told, config, out)
     facts = {
@@ -138,20 +148,92 @@ def collect(
     num_threads: int = 0,
 ) -> dict[str, Statistics]:
     """Run the float graph on the images and return what was seen of each watched tensor."""
-    watched = [name for names in plan.watched.values() for name in names]
-    graph = LayerwiseGraph(model, watched, num_threads=num_threads)
-    seen = {name: Statistics() for name in watched}
+    seen = {name: Statistics() for name in watched_by(plan)}
+    graph = LayerwiseGraph(model, seen, num_threads=num_threads)
     for path in track(images, "calibrating", total=len(images)):
-        for name, values in chain.from_iterable(map(graph.run, feeds_of(model, info, path))):
-            try:
-                seen[name].add(values)
-            except FloatingPointError as error:
-                raise CalibrationError(
-                    f"{name} holds {error} on {path}",
-                    fix="the float network is broken for this image: check its weights with "
-                    "crowdrt count model.onnx IMAGE, or leave the image out",
-                ) from error
+        look_at(path, model, info, graph, seen)
     return seen
+
+
+def collect_kept(
+    model: onnx.ModelProto,
+    info: GraphInfo,
+    images: Sequence[tuple[Path, str]],
+    cache: StatisticsCache,
+    *,
+    num_threads: int = 0,
+) -> dict[str, Statistics]:
+    """Return what was seen of the tensors that `cache` names, running only what it lacks.
+
+    An image comes with its SHA-256.
+    """
+    progress = cache.load()
+    left = progress.left_of(images)
+    if len(left) < len(images):
+        say(f"{cache.path} has seen {len(images) - len(left)} of {len(images)} images")
+    if not left:
+        return progress.seen
+    graph = LayerwiseGraph(model, progress.seen, num_threads=num_threads)
+    for path, digest in track(left, "calibrating", total=len(left)):
+        look_at(path, model, info, graph, progress.seen)
+        progress.done.append(digest)
+        cache.save_now_and_then(progress)
+    cache.save(progress)
+    return progress.seen
+
+
+def look_at(
+    path: Path,
+    model: onnx.ModelProto,
+    info: GraphInfo,
+    graph: LayerwiseGraph,
+    seen: Mapping[str, Statistics],
+) -> None:
+    """Add what one photograph makes of every watched tensor."""
+    for name, values in chain.from_iterable(map(graph.run, feeds_of(model, info, path))):
+        try:
+            seen[name].add(values)
+        except FloatingPointError as error:
+            raise CalibrationError(
+                f"{name} holds {error} on {path}",
+                fix="the float network is broken for this image: check its weights with "
+                "crowdrt count model.onnx IMAGE, or leave the image out",
+            ) from error
+
+
+def watched_by(plan: Plan) -> list[str]:
+    """Return the tensors whose values decide the ranges of a plan."""
+    return [name for names in plan.watched.values() for name in names]
+
+
+def watched_whatever_stays_float(model: onnx.ModelProto, plan: Plan) -> set[str]:
+    """Return what a plan watches, and what it would if no layer were kept float on request.
+
+    So one pass mostly serves a search for the layers to keep float.
+    """
+    return {*watched_by(plan), *watched_by(plan_int8(model))}
+
+
+def statistics_key(
+    made_from: Mapping[str, Any], images: Collection[str], info: GraphInfo, tensors: Collection[str]
+) -> dict[str, Any]:
+    """Return what decides statistics; of `identity`, neither the method nor what stays float."""
+    entering = {"normalised_input": info.normalised_input, "fixed_size": info.fixed_size}
+    return cache_key(
+        model=[made_from["onnx"], *made_from["onnx_data"]],
+        images=images,
+        preprocessing=asdict(info.preprocessing) | entering,
+        tensors=tensors,
+    )
+
+
+def statistics_file(onnx_path: Path, out: Path, folder: Path | None) -> Path:
+    """Return where the statistics of a network are kept: in `folder`, else beside `out`."""
+    if folder is not None and folder.exists() and not folder.is_dir():
+        raise CalibrationError(
+            f"{folder} is a file, statistics are kept in a folder", fix="name one: --cache DIR"
+        )
+    return (folder or out.parent) / f"{onnx_path.stem}.calibration.json"
 
 
 def feeds_of(model: onnx.ModelProto, info: GraphInfo, path: Path) -> Iterator[Feeds]:
