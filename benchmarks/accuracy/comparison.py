@@ -8,8 +8,7 @@ only differences from the reference are known.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -85,10 +84,6 @@ class Comparison:
     sums: SumErrors
     psnr_db: Spread | None  # None: no photograph has two maps to compare
     ssim: Spread | None
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the comparison as `--json` prints it."""
-        return asdict(self)
 
 
 def compared(

@@ -2,23 +2,66 @@
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 from rich.text import Text
 
+from crowdrt.benchmarks.accuracy.comparison import ComparedRow, Comparison, comparison
 from crowdrt.benchmarks.accuracy.counts import Accuracy, CountRow, Prediction, accuracy, predict
+from crowdrt.benchmarks.accuracy.gates import Verdict, judge
 from crowdrt.benchmarks.overlays.density import draw_overlay, save_overlay
 from crowdrt.console import show_table, tell, track
-from crowdrt.contracts import DENSITY, Sample
+from crowdrt.contracts import DENSITY, Precision, Sample, default_gates
 from crowdrt.data.heads.datasets import open_samples
 from crowdrt.data.images import read_image
 from crowdrt.data.tiles import check_mode
 from crowdrt.engines.base import Engine
-from crowdrt.errors import BenchmarkError
+from crowdrt.errors import BenchmarkError, RecipeError
+from crowdrt.pipeline.comparing import compare, count_row, show_comparison
+from crowdrt.pipeline.photographs import calibration_images
 from crowdrt.pipeline.tiling import NO_LIMITS, Limits, open_counting
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counted:
+    """What an engine counts, and what of it may be held against the annotations."""
+
+    rows: Sequence[CountRow]  # `ComparedRow` beside a reference
+    calibrated_on: frozenset[str] = frozenset()  # images that a file was made by: in no error
+    precision: Precision = "fp32"
+
+    @property
+    def judged(self) -> list[CountRow]:
+        """The rows of photographs that no file was made by."""
+        return [row for row in self.rows if row.image not in self.calibrated_on]
+
+    @property
+    def comparison(self) -> Comparison | None:
+        """How far the engine is from its reference, where there is one and something to judge."""
+        pairs = [row for row in self.judged if isinstance(row, ComparedRow)]
+        return comparison(pairs) if pairs else None
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """What the default gate of the engine's precision says; None for FP32."""
+        found, gate = self.comparison, default_gates().get(self.precision)
+        return None if found is None or gate is None else judge(gate, found)
+
+    def as_json(self) -> Any:
+        """Return one mapping per photograph; beside a reference, the comparison with them."""
+        rows = [asdict(r) | {"calibrated_on": r.image in self.calibrated_on} for r in self.rows]
+        if not any(isinstance(row, ComparedRow) for row in self.rows):
+            return rows
+        found, verdict = self.comparison, self.verdict
+        return {
+            "photographs": rows,
+            "comparison": None if found is None else asdict(found),
+            "gate": None if verdict is None else verdict.as_dict(),
+        }
 
 
 def count_photographs(
@@ -30,18 +73,19 @@ def count_photographs(
     num_threads: int,
     tiles: str | None = None,
     limits: Limits = NO_LIMITS,
-) -> list[dict[str, Any]]:
-    """Count every photograph named, or lying in a folder named.
+    against: Path | None = None,
+) -> Counted:
+    """Count every photograph named, or lying in a folder named; `against` counts them too.
 
     Nothing is drawn before everything is counted: a photograph that cannot be read leaves no
     half of the overlays behind.
-
-    Returns:
-        One mapping per photograph: image, count, annotated (None where unknown).
     """
     samples = [sample for path in images for sample in open_samples(path)]
     mode = None if tiles is None else check_mode(tiles)
-    engine = open_counting(engine_path, store, num_threads=num_threads, limits=limits)
+    check_one_engine(limits, against)
+    opened = partial(open_counting, store=store, num_threads=num_threads, limits=limits)
+    engine = opened(engine_path)
+    reference = None if against is None else opened(against)
     if overlay is not None and not has_map(engine):
         raise BenchmarkError(
             f"{engine_path} counts without a density map, so there is nothing to draw",
@@ -52,12 +96,27 @@ def count_photographs(
         predict(engine, sample.image, mode)
         for sample in track(samples, "counting", total=len(samples))
     ]
+    rows: Sequence[CountRow] = list(map(count_row, samples, predictions))
+    if reference is not None:
+        rows = compare(samples, predictions, partial(predict, reference, tiles=mode))
     if overlay is not None:
         draw_overlays(engine, samples, predictions, overlay, suffix=".overlay.jpg")
-    return [
-        asdict(CountRow(image=str(s.image), count=p.count, annotated=s.annotated))
-        for s, p in zip(samples, predictions, strict=True)
-    ]
+    files = [each.info for each in (engine, reference) if each is not None]
+    made_by = calibration_images([sample.image for sample in samples], files)
+    return Counted(
+        rows=rows,
+        calibrated_on=frozenset(map(str, made_by)),
+        precision=engine.info.precision if engine.info else "fp32",
+    )
+
+
+def check_one_engine(limits: Limits, against: Path | None) -> None:
+    """Refuse a memory limit, which holds for one engine, beside a second one."""
+    if against is not None and limits.max_memory is not None:
+        raise RecipeError(
+            f"--max-memory is what one engine may take, and --against {against} is a second one",
+            fix="leave out one of them, or use --tile-rows, which holds for both",
+        )
 
 
 def has_map(engine: Engine) -> bool:
@@ -96,19 +155,33 @@ def distinct(names: Sequence[str]) -> list[str]:
     return list(used)
 
 
-def show_counts(rows: Sequence[dict[str, Any]]) -> None:
+def show_counts(counted: Counted) -> None:
     """Print one line per photograph, and the errors where annotations are known."""
+    pairs = any(isinstance(row, ComparedRow) for row in counted.rows)
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("photograph")
-    table.add_column("people", justify="right")
-    table.add_column("annotated", justify="right")
-    for row in rows:
-        known = "" if row["annotated"] is None else str(row["annotated"])
-        table.add_row(Text(Path(row["image"]).name), f"{row['count']:.1f}", known)
+    for title in ("people", *(("reference",) if pairs else ()), "annotated"):
+        table.add_column(title, justify="right")
+    for row in counted.rows:
+        known = "" if row.annotated is None else str(row.annotated)
+        other = [f"{row.reference:.1f}"] if isinstance(row, ComparedRow) else []
+        table.add_row(Text(Path(row.image).name), f"{row.count:.1f}", *other, known)
     show_table(table)
-    errors = accuracy([CountRow(**row) for row in rows])
-    if errors is not None:
-        tell(describe_accuracy(errors))
+    if (found := counted.comparison) is not None:
+        show_comparison(found, counted.verdict)
+    if said := describe_errors(counted):
+        tell(said)
+
+
+def describe_errors(counted: Counted) -> str:
+    """Return the errors in one line, and whom they leave out; nothing where nobody annotated."""
+    errors = accuracy(counted.judged)
+    left_out = len(counted.rows) - len(counted.judged)
+    if errors is None:
+        nothing = f"no error is stated: the network was calibrated on all {left_out} of them"
+        return nothing if left_out and accuracy(counted.rows) else ""
+    others = f"; {left_out} others are left out, it was calibrated on them" if left_out else ""
+    return describe_accuracy(errors) + others
 
 
 def describe_accuracy(errors: Accuracy) -> str:

@@ -1,6 +1,6 @@
 """People on photographs: boxed, shown, and held against the boxes that people drew."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from crowdrt.data.boxes.datasets import BoxOptions, open_box_samples
 from crowdrt.data.images import read_image
 from crowdrt.engines.base import Engine
 from crowdrt.pipeline.counting import distinct
+from crowdrt.pipeline.photographs import calibration_images
 from crowdrt.pipeline.stages import open_any
 
 PIXEL_DIGITS, SCORE_DIGITS = 2, 4  # behind the point, in JSON
@@ -60,6 +61,7 @@ class Detected:
 
     rows: list[dict[str, Any]]  # image, boxes, scores, annotated (None where unknown)
     quality: DetectionQuality | None  # over the annotated photographs and every score
+    left_out: int = 0  # annotated photographs that the network was calibrated on
 
 
 def detect_photographs(
@@ -85,18 +87,22 @@ def detect_photographs(
     people = [at_least(each.detections, request.min_score) for each in predictions]
     if request.overlay is not None:
         draw_all(engine, samples, people, request.overlay)
+    annotated = [sample.image for sample in samples if sample.boxes is not None]
+    made_by = calibration_images(annotated, [engine.info])
     return Detected(
         rows=[as_row(sample, each) for sample, each in zip(samples, people, strict=True)],
-        quality=quality_of(samples, predictions),
+        quality=quality_of(samples, predictions, made_by),
+        left_out=len([image for image in annotated if image in made_by]),
     )
 
 
 def quality_of(
-    samples: Sequence[BoxSample], predictions: Sequence[BoxPrediction]
+    samples: Sequence[BoxSample], predictions: Sequence[BoxPrediction], left_out: Collection[Path]
 ) -> DetectionQuality | None:
     """Return the measures over the annotated photographs, if there are any with people."""
     pairs = zip(predictions, samples, strict=True)
-    return detection_quality([evaluated(p, s) for p, s in pairs if s.boxes is not None])
+    judged = [(p, s) for p, s in pairs if s.boxes is not None and s.image not in left_out]
+    return detection_quality([evaluated(p, s) for p, s in judged])
 
 
 def draw_all(
@@ -132,6 +138,8 @@ def show_detections(detected: Detected) -> None:
     show_table(table)
     if detected.quality is not None:
         tell(describe_quality(detected.quality))
+    if detected.left_out:
+        tell(f"{detected.left_out} others are left out: the network was calibrated on them")
 
 
 def describe_quality(quality: DetectionQuality) -> str:

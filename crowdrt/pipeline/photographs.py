@@ -6,13 +6,15 @@ from pathlib import Path
 
 import numpy as np
 
-from crowdrt.contracts import Preprocessing, Sample, Size, UInt8Image
+from crowdrt.console import say
+from crowdrt.contracts import GraphInfo, Preprocessing, Sample, Size, UInt8Image
 from crowdrt.data.heads.datasets import open_samples
 from crowdrt.data.heads.shanghaitech import shanghaitech, without_copies
 from crowdrt.data.images import grey_of
 from crowdrt.data.preprocess import pad_to_stride
 from crowdrt.data.synthetic.photographs import crowd_photograph, generate
 from crowdrt.errors import RecipeError
+from crowdrt.manifest import sha256_file
 
 # Where parity is proved: a small, a tall and an odd size, before padding to the stride.
 PROOF_SIZES = ((256, 320), (448, 192), (577, 865))
@@ -84,6 +86,24 @@ def split(source: str, samples: Sequence[Sample], num_test: int) -> Photographs:
         )
     return Photographs(
         source=source, calibration=tuple(calibration), test=tuple(evenly(test, num_test))
+    )
+
+
+def calibration_images(
+    images: Sequence[Path], files: Sequence[GraphInfo | None]
+) -> frozenset[Path]:
+    """Return the photographs by which one of these files was made, told byte by byte.
+
+    They must not judge it: ranges that were taken from a photograph fit that photograph.
+    """
+    quantized = [info for info in files if info is not None and info.precision != "fp32"]
+    if not all(info.calibrated_on for info in quantized):
+        say("the network does not say on which photographs it was calibrated: make it again")
+    digests = {image: sha256_file(image) for image in images} if quantized else {}
+    return frozenset(
+        image
+        for image, digest in digests.items()
+        if any(info.was_calibrated_on(digest) for info in quantized)
     )
 
 

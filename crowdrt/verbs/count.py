@@ -32,6 +32,13 @@ def count(
     tile_rows: Annotated[
         int | None, typer.Option(help="The same, in strips of so many pixels.")
     ] = None,
+    against: Annotated[
+        Path | None,
+        typer.Option(
+            help="A reference, such as the FP32 ONNX file: errors of both in total and per crowd, "
+            "and how far counts and maps differ."
+        ),
+    ] = None,
     store: Store = None,
     threads: Threads = 0,
     as_json: AsJson = False,
@@ -40,7 +47,7 @@ def count(
     from crowdrt.pipeline.counting import count_photographs, show_counts
     from crowdrt.pipeline.tiling import Limits
 
-    rows = count_photographs(
+    counted = count_photographs(
         engine,
         images,
         overlay=overlay,
@@ -48,8 +55,9 @@ def count(
         num_threads=threads,
         tiles=tiles,
         limits=Limits.parse(max_memory=max_memory, tile_rows=tile_rows),
+        against=against,
     )
     if as_json:
-        emit(rows)
+        emit(counted.as_json())
     else:
-        show_counts(rows)
+        show_counts(counted)

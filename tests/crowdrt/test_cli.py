@@ -180,7 +180,7 @@ def test_count_prints_a_list(crowdrt, tiny, tmp_path):
     for name in ("crowd_0000.jpg", "crowd_0000.jpg.heads.json", "crowd_0001.jpg"):
         shutil.copy(tiny.photos / name, photos / name)
     rows = crowdrt("count", tiny.onnx, photos, "--json").json()
-    assert [list(row) for row in rows] == [["image", "count", "annotated"]] * 2
+    assert [list(row) for row in rows] == [["image", "count", "annotated", "calibrated_on"]] * 2
     assert [row["image"] for row in rows] == [
         str(photos / "crowd_0000.jpg"),
         str(photos / "crowd_0001.jpg"),
