@@ -1,3 +1,4 @@
+import numpy as np
 import onnx
 import pytest
 from small_graphs import NORMALISE, from_text, network
@@ -166,3 +167,61 @@ def test_a_concatenation_with_a_constant_is_no_passage():
     shapes = {"w1": (4, 3, 1, 1), "w9": (1, 1, 8, 8), "w2": (4, 5, 1, 1), "w3": (1, 4, 1, 1)}
     plan = plan_int8(parsed(text, shapes))
     assert groups(plan) == {frozenset({n}) for n in ("normal", "y1", "both")}
+
+
+RESIZED = """
+    y1 = Conv (normal, w1)
+    r1 = Relu (y1)
+    up = Resize <mode = "{mode}"> (r1, , {twice})
+    y2 = Conv (up, w2)
+    density = Conv (y2, w3)
+"""
+RESIZED_SHAPES = {"w1": (4, 3, 1, 1), "w2": (4, 4, 1, 1), "w3": (1, 4, 1, 1)}
+
+
+@pytest.mark.parametrize("twice", ["twice", ", sizes"])
+def test_a_resize_to_the_nearest_passes_one_scale(twice):
+    text = "sizes = Mul (shape, two) " * (twice != "twice")
+    text = "shape = Shape (normal)" * (twice != "twice") + text
+    text += RESIZED.format(mode="nearest", twice=twice.removeprefix(", "))
+    if twice != "twice":
+        text = text.replace("(r1, , sizes)", "(r1, , , sizes)")
+    arrays = {"two": np.array([1, 1, 2, 2])}
+    plan = plan_int8(from_text(NORMALISE + text + TAIL, RESIZED_SHAPES, arrays=arrays))
+    # the sizes are no INT8 tensor
+    assert groups(plan) == {frozenset({"normal"}), frozenset({"r1", "up"})}
+    assert watched(plan) == {frozenset({"normal"}), frozenset({"up"})}
+
+
+@pytest.mark.parametrize("mode", ["linear", "cubic"])
+def test_a_resize_that_mixes_pixels_stands_between_two_scales(mode):
+    plan = plan_int8(parsed(RESIZED.format(mode=mode, twice="twice"), RESIZED_SHAPES))
+    assert groups(plan) == {frozenset({n}) for n in ("normal", "r1", "up")}
+
+
+def test_a_norm_reads_int8_even_in_front_of_the_answer():
+    text = """
+        y1 = Conv (normal, w1)
+        y2 = Conv (y1, w2)
+        n2 = InstanceNormalization (y2, g2, o2)
+        r2 = Relu (n2)
+        density = Conv (r2, w3)
+    """
+    shapes = {"w1": (4, 3, 1, 1), "w2": (4, 4, 1, 1), "g2": (4,), "o2": (4,), "w3": (1, 4, 1, 1)}
+    plan = plan_int8(parsed(text, shapes))
+    # what the answer is made from stays float
+    assert groups(plan) == {frozenset({n}) for n in ("normal", "y1", "y2")}
+
+
+def test_both_inputs_of_a_residual_add_are_int8():
+    text = """
+        y1 = Conv (normal, w1)
+        r1 = Relu (y1)
+        y2 = Conv (r1, w2)
+        total = Add (y2, r1)
+        r2 = Relu (total)
+        y3 = Conv (r2, w2)
+        density = Conv (y3, w3)
+    """
+    plan = plan_int8(parsed(text, RESIZED_SHAPES))
+    assert groups(plan) == {frozenset({n}) for n in ("normal", "r1", "y2", "r2")}

@@ -17,7 +17,7 @@ from small_graphs import (
     without_qdq,
 )
 
-from crowdrt.calibration.int8.plan import plan_int8
+from crowdrt.calibration.int8.plan import passed_on, plan_int8
 from crowdrt.calibration.int8.qdq import OUTPUT_AXIS, WEIGHT_MAX, insert_qdq
 from crowdrt.calibration.layerwise import LayerwiseGraph
 from crowdrt.calibration.ranges import AbsHistogram
@@ -40,21 +40,25 @@ def int8_of(model, image, *, weight_bits=7, keep_float=()):
     return insert_qdq(model, plan, ranges, weight_bits=weight_bits), plan, ranges
 
 
+BLOCKS = ["plain", "relu", "leaky", "pool", "split", "up", "nearest", "linear", "norm", "residual",
+          "shortcut"]  # fmt: skip
+GROWING = ("up", "nearest", "linear")
+
+
 @st.composite
 def random_networks(draw):
-    """A chain of random blocks, some of them with branches that meet again."""
+    """A chain of random blocks: branches that meet again, and shortcuts to any earlier tensor."""
     text, shapes, channels, tensor = NORMALISE, {}, 3, "normal"
-    grown = 0
-    for i in range(draw(st.integers(1, 4))):
+    size, earlier = (16, 24), {}  # (channels, size) -> the tensors that have it
+    for i in range(draw(st.integers(1, 5))):
         out = draw(st.sampled_from([1, 3, 4, 8]))
         kernel = draw(st.sampled_from([1, 3]))
-        block = draw(st.sampled_from(["plain", "relu", "pool", "split", "up", "norm", "residual"]))
-        if block == "up" and grown == 2:
+        block = draw(st.sampled_from(BLOCKS))
+        if block in GROWING and size[0] > 40:
             block = "relu"
         pads = f"pads = [{', '.join([str(kernel // 2)] * 4)}]"
         shapes[f"w{i}"] = (out, channels, kernel, kernel)
         if block == "up":
-            grown += 1
             shapes[f"w{i}"] = (channels, out, 2, 2)
             shapes[f"b{i}"] = (out,)
             text += f" x{i} = ConvTranspose <strides = [2, 2]> ({tensor}, w{i}, b{i})"
@@ -67,16 +71,27 @@ def random_networks(draw):
             shapes[f"u{i}"] = (out, out, 1, 1)
             text += f" c{i} = Conv <{pads}> ({tensor}, w{i}, b{i}) r{i} = Relu (c{i})"
             text += f" d{i} = Conv (r{i}, u{i}) x{i} = Add (r{i}, d{i})"
+        elif block == "shortcut":
+            text += f" c{i} = Conv <{pads}> ({tensor}, w{i}, b{i})"
+            other = draw(st.sampled_from([*earlier.get((out, size), ()), f"c{i}"]))
+            text += f" s{i} = Add (c{i}, {other}) x{i} = Relu (s{i})"
         else:
             text += f" c{i} = Conv <{pads}> ({tensor}, w{i}, b{i})"
             text += {
                 "plain": f" x{i} = Identity (c{i})",
                 "relu": f" x{i} = Relu (c{i})",
+                "leaky": f" x{i} = LeakyRelu <alpha = 0.1> (c{i})",
                 "pool": f" r{i} = Relu (c{i}) x{i} = MaxPool <kernel_shape = [2, 2]> (r{i})",
+                "nearest": f" r{i} = Relu (c{i}) x{i} = Resize (r{i}, , twice)",
+                "linear": f' r{i} = Relu (c{i}) x{i} = Resize <mode = "linear"> (r{i}, , twice)',
                 "norm": f" x{i} = InstanceNormalization (c{i}, g{i}, o{i})",
             }[block]
             shapes |= {f"g{i}": (out,), f"o{i}": (out,)}
+        height, width = size
+        size = (height - 1, width - 1) if block == "pool" else size
+        size = (2 * height, 2 * width) if block in GROWING else size
         channels, tensor = out, f"x{i}"
+        earlier.setdefault((channels, size), []).append(tensor)
     shapes["wz"] = (1, channels, 1, 1)
     text += f" density = Conv ({tensor}, wz, bz) count = ReduceSum <keepdims = 0> (density, axes)"
     return from_text(text, shapes, seed=draw(st.integers(0, 2**20)))
@@ -98,14 +113,14 @@ def test_properties_of_any_network(model, weight_bits, seed, data):
     assert [v.name for v in quantized.graph.output] == ["density", "count"]
     assert_symmetric(quantized)
     assert_convolutions_are_int8(quantized, plan)
+    assert_one_scale_where_numbers_pass(quantized)
 
     # Codes reach what was calibrated, and no value inside moves by more than half a step.
     pairs = list(pairs_of(quantized))
-    ends = [name for source, end in pairs for name in (source, end.output[0])]
+    wanted = {name: FLOAT for source, end in pairs for name in (source, end.output[0])}
+    wanted |= {end.input[0]: TensorProto.INT8 for _, end in pairs}
     known = constants_of(quantized)
-    emitted = run(
-        with_outputs(quantized, dict.fromkeys(ends, FLOAT)), {"image": image}, optimise=False
-    )
+    emitted = run(with_outputs(quantized, wanted), {"image": image}, optimise=False)
     emitted = known | emitted
     for source, end in pairs:
         step = emitted[end.input[1]]
@@ -116,6 +131,9 @@ def test_properties_of_any_network(model, weight_bits, seed, data):
         moved = np.abs(emitted[end.output[0]] - emitted[source])
         assert inside.any()
         assert (moved[inside] <= (0.5 + 1e-4) * np.broadcast_to(step, moved.shape)[inside]).all()
+        codes = emitted[end.input[0]]
+        again = np.rint(emitted[end.output[0]] / step).clip(-128, 127)  # Q(DQ(Q(x)))
+        np.testing.assert_array_equal(again, codes)
 
     bare = run(without_qdq(quantized), {"image": image}, optimise=False)
     plain = run(model, {"image": image}, optimise=False)
@@ -165,6 +183,31 @@ def assert_convolutions_are_int8(model, plan):
         assert [a.i for a in weight.attribute if a.name == "axis"] == [axis]
         if len(node.input) > 2:
             assert constants[node.input[2]].dtype == np.float32  # the bias stays float
+
+
+def assert_one_scale_where_numbers_pass(model):
+    """Between the Q/DQ pairs before and behind a pool, concatenation or nearest resize."""
+    makers = {name: node for node in model.graph.node for name in node.output}
+    for node in model.graph.node:
+        if node.op_type == "QuantizeLinear" and (maker := makers.get(node.input[0])) is not None:
+            before = [makers[name] for name in passed_on(maker)]
+            assert {end.op_type for end in before} <= {"DequantizeLinear"}
+            assert {constants_of(model)[end.input[1]].item() for end in before} <= {
+                constants_of(model)[node.input[1]].item()
+            }
+
+
+def test_a_pass_with_two_scales_would_be_seen():
+    model, image = network("columns"), picture()
+    quantized, _, _ = int8_of(model, image)
+    assert_one_scale_where_numbers_pass(quantized)
+    (concat,) = [n for n in quantized.graph.node if n.op_type == "Concat"]
+    (behind,) = [n for n in quantized.graph.node if n.input[0] == concat.output[0]]
+    for value in quantized.graph.initializer:
+        if value.name == behind.input[1]:
+            value.CopyFrom(numpy_helper.from_array(np.float32(0.125), value.name))
+    with pytest.raises(AssertionError):
+        assert_one_scale_where_numbers_pass(quantized)
 
 
 @pytest.mark.parametrize("kind", TEXTS)
