@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from crowdrt import __version__
+from crowdrt.console import say
 from crowdrt.contracts import (
     Artifact,
     CalibrationConfig,
@@ -135,14 +136,36 @@ def calibrate_stage(
     out: Path,
     config: CalibrationConfig,
     keep_float: Sequence[str] = (),
+    *,
+    cache: Path | None = None,
 ) -> Artifact:
     """Quantize to INT8 with ranges from some of these photographs, taken at even distances.
 
-    The convolutions that `keep_float` names stay in float.
+    The convolutions that `keep_float` names stay in float. `cache` is the folder of the
+    statistics; beside `out` by default.
     """
     from crowdrt.calibration.calibrate import calibrate
 
-    return calibrate(onnx_path, [sample.image for sample in samples], out, config, keep_float)
+    images = [sample.image for sample in samples]
+    return calibrate(onnx_path, images, out, config, keep_float, cache=cache)
+
+
+def check_ranges_stage(
+    onnx_path: Path, int8_path: Path, samples: Sequence[Sample], num_images: int
+) -> None:
+    """Say which tensors leave the calibrated ranges on some of these photographs."""
+    from crowdrt.calibration.calibrate import pick
+    from crowdrt.calibration.ranges.check import FURTHER, exceeded_ranges
+
+    images = pick([sample.image for sample in samples], num_images)
+    found = exceeded_ranges(onnx_path, int8_path, images)
+    where = f"on {len(images)} photographs"
+    if not found:
+        say(f"{where} no tensor reaches {FURTHER} times as far as in calibration")
+        return
+    say(f"warning: {where} the calibrated ranges are left; calibrate on photographs like these")
+    for each in found:
+        say(f"  {each}")
 
 
 def default_store() -> Path:

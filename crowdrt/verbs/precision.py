@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from crowdrt.contracts import CalibrationConfig
+from crowdrt.contracts import RANGE_METHODS, CalibrationConfig
 from crowdrt.entry import emit, report
 from crowdrt.errors import RecipeError
 from crowdrt.verbs.options import AsJson, Threads
@@ -15,18 +15,26 @@ def calibrate(
     model: Annotated[Path, typer.Argument(help="A float ONNX file that crowdrt exported.")],
     images: Annotated[Path, typer.Option(help="Folder of photographs like those to come.")],
     output: Annotated[Path, typer.Option("-o", "--out", help="The INT8 ONNX file to write.")],
-    method: Annotated[str, typer.Option(help="minmax or percentile.")] = "percentile",
+    method: Annotated[str, typer.Option(help=", ".join(RANGE_METHODS))] = "percentile",
     percentile: Annotated[float, typer.Option(help="Of |activation|.")] = 99.99,
     num_images: Annotated[int, typer.Option(help="At most this many, evenly spaced.")] = 32,
     weight_bits: Annotated[int, typer.Option(help="7 is right on every CPU; 8 needs VNNI.")] = 7,
     keep_float: Annotated[
         list[str] | None, typer.Option(help="Name of a convolution to leave in float; repeatable.")
     ] = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the pass's statistics, for every method. Default: OUT's."),
+    ] = None,
+    check: Annotated[
+        Path | None,
+        typer.Option(help="Whole photographs, where --images are crops: which ranges they leave."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Quantize to INT8: ranges from photographs, then explicit Q/DQ."""
     from crowdrt.data.heads.datasets import open_samples
-    from crowdrt.pipeline.stages import calibrate_stage
+    from crowdrt.pipeline.stages import calibrate_stage, check_ranges_stage
 
     config = CalibrationConfig(
         method=method,  # type: ignore[arg-type]
@@ -34,8 +42,12 @@ def calibrate(
         num_images=num_images,
         weight_bits=weight_bits,  # type: ignore[arg-type]
     )
+    whole = None if check is None else open_samples(check)
     samples = open_samples(images)
-    report(calibrate_stage(model, samples, output, config, keep_float or ()), as_json)
+    made = calibrate_stage(model, samples, output, config, keep_float or (), cache=cache)
+    if whole is not None:
+        check_ranges_stage(model, output, whole, num_images)
+    report(made, as_json)
 
 
 def cast(
