@@ -44,15 +44,17 @@ class Limits:
 NO_LIMITS = Limits()
 
 
-def parse_memory(text: str) -> int:
+def parse_memory(
+    text: str, *, option: str = "--max-memory", command: str = "crowdrt count model.onnx PHOTOS"
+) -> int:
     """Read `1GiB`, `512 MiB`, `1.5GiB`, `800000KiB` or a number of bytes."""
     found = MEMORY.fullmatch(text.strip())
     memory = 0 if found is None else int(float(found[1]) * UNITS[found[2].lower()])
     if memory < 1:
         raise RecipeError(
-            f"--max-memory {text!r} is no memory",
+            f"{option} {text!r} is no memory",
             fix="write 1GiB, 512MiB, 800000KiB or a number of bytes, for example: "
-            "crowdrt count model.onnx PHOTOS --max-memory 1GiB",
+            f"{command} {option} 1GiB",
         )
     return memory
 

@@ -1,7 +1,7 @@
 """The verb `crowdrt build`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -9,12 +9,43 @@ from crowdrt.console import tell
 from crowdrt.entry import emit
 from crowdrt.verbs.options import AsJson, Store, Threads
 
+if TYPE_CHECKING:
+    from crowdrt.engines.trt.options import PlanOptions
+
+
+ShapeText = Annotated[
+    str | None, typer.Option(help="TensorRT: HEIGHTxWIDTH, or MIN:OPT:MAX of such.")
+]
+Batch = Annotated[int | None, typer.Option(help="TensorRT: images at a time; 1.")]
+Workspace = Annotated[
+    str | None, typer.Option(help="TensorRT: what a layer may take at most; 4GiB.")
+]
+Level = Annotated[int | None, typer.Option(help="TensorRT: 0 builds fastest, 5 tries most; 3.")]
+Tf32 = Annotated[bool, typer.Option("--tf32", help="TensorRT: FP32 layers may round their inputs.")]
+FloatInput = Annotated[
+    bool, typer.Option("--float-input", help="TensorRT: feed pixels as float32.")
+]
+TimingCache = Annotated[
+    Path | None, typer.Option(help="TensorRT: measured before; read, never written.")
+]
+SignKey = Annotated[
+    Path | None, typer.Option(help="TensorRT: sign with this Ed25519 private key (PEM).")
+]
+
 
 def build(
     model: Annotated[Path, typer.Argument(help="An ONNX file.")],
     runtime: Annotated[
-        str, typer.Option("--engine", help="onnxruntime or openvino.")
+        str, typer.Option("--engine", help="onnxruntime, openvino or tensorrt.")
     ] = "onnxruntime",
+    shape: ShapeText = None,
+    batch: Batch = None,
+    workspace: Workspace = None,
+    level: Level = None,
+    tf32: Tf32 = False,
+    float_input: FloatInput = False,
+    timing_cache: TimingCache = None,
+    sign_key: SignKey = None,
     store: Store = None,
     threads: Threads = 0,
     as_json: AsJson = False,
@@ -23,11 +54,37 @@ def build(
     from crowdrt.engines.store import EngineStore
     from crowdrt.pipeline.stages import default_store
 
+    plan = plan_options(
+        shape=shape,
+        batch=batch,
+        workspace_bytes=workspace,
+        level=level,
+        tf32=tf32 or None,
+        float_input=float_input or None,
+        timing_cache=timing_cache,
+    )
     engines = EngineStore(store or default_store())
-    engine = engines.build(model, engine=runtime, num_threads=threads)
+    engine = engines.build(model, engine=runtime, num_threads=threads, plan=plan, sign_key=sign_key)
     if as_json:
         emit({"path": str(engine.path), "key": engine.key, "reused": engine.reused,
               "seconds": engine.seconds})  # fmt: skip
         return
     how = "was built before" if engine.reused else f"built in {engine.seconds:.1f} s"
     tell(f"{engine.path} ({how})")
+
+
+def plan_options(**asked: Any) -> "PlanOptions | None":
+    """Return what a TensorRT build is asked for; None where nothing was."""
+    from crowdrt.engines.trt.options import PlanOptions, parse_shape
+    from crowdrt.pipeline.tiling import parse_memory
+
+    given = {name: value for name, value in asked.items() if value is not None}
+    if "shape" in given:
+        given["shape"] = parse_shape(given["shape"])
+    if "workspace_bytes" in given:
+        given["workspace_bytes"] = parse_memory(
+            given["workspace_bytes"],
+            option="--workspace",
+            command="crowdrt build model.onnx --engine tensorrt",
+        )
+    return PlanOptions(**given) if given else None

@@ -208,6 +208,7 @@ def stand_in(generation: str, device: StandInDevice, *, refuses: str = "") -> Mo
     trt.__version__ = {"8.6": "8.6.1", "10.16": "10.16.1.11", "11.4": "11.4.0.106"}[generation]
     trt.my_log = []  # what was asked of the builder, in order
     trt.my_fails = False
+    trt.my_meanwhile = lambda: None  # what else happens while a plan is built
     for owner in ENUMS:
         members = sorted(names[owner] - {"name", "value", "itemsize"})
         setattr(trt, owner, enum.IntEnum(owner, {name: i for i, name in enumerate(members)}))
@@ -368,6 +369,7 @@ def stand_in(generation: str, device: StandInDevice, *, refuses: str = "") -> Mo
 
         def build_serialized_network(self, network, config):
             trt.my_log.append((network, config))
+            trt.my_meanwhile()
             if monitor := config.__dict__.get("progress_monitor"):
                 monitor.phase_start("Building", None, 2)
                 if not all(monitor.step_complete("Building", i) for i in range(2)):
