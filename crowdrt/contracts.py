@@ -241,13 +241,6 @@ def default_gates() -> dict[Precision, Gate]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gates:
-    """What a recipe tolerates before a row is refused."""
-
-    int8_mae_increase: float = 0.02  # relative to FP32 MAE on the same images
-
-
-@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """One named way from weights to engines; a variant is `replace(base(), ...)`."""
 
@@ -259,7 +252,7 @@ class Recipe:
     precisions: tuple[Precision, ...] = ("fp32", "int8")
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
-    gates: Gates = field(default_factory=Gates)
+    gates: Mapping[Precision, Gate] = field(default_factory=default_gates)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -290,6 +283,10 @@ class Measurement:
     verdict: str  # valid, or unstable with the reason
     run_id: str = ""  # contenders that were interleaved share one
     sha256: str = ""  # of the file that ran
+    compute_ms: tuple[float, ...] = ()  # of each sample, by the GPU's own clock
+    to_device_ms: tuple[float, ...] = ()
+    to_host_ms: tuple[float, ...] = ()
+    gpu: Mapping[str, Any] | None = None  # its clocks, power and neighbours meanwhile
 
     @property
     def median_ms(self) -> float:

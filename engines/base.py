@@ -1,7 +1,7 @@
 """The engine protocol, the check of what is fed to one, and the door to all of them."""
 
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,26 @@ class Engine(Protocol):
         Raises:
             EngineError: a feed has another name, type or shape than the engine takes.
         """
+        ...
+
+
+class GpuTiming(Protocol):
+    """Where the time of one run went on a GPU, in milliseconds by its own clock."""
+
+    @property
+    def to_device_ms(self) -> float: ...  # noqa: D102
+    @property
+    def compute_ms(self) -> float: ...  # noqa: D102
+    @property
+    def to_host_ms(self) -> float: ...  # noqa: D102
+
+
+@runtime_checkable
+class TimedEngine(Engine, Protocol):
+    """An engine on a GPU, which knows how long it computed and how long it copied."""
+
+    def timed(self, feeds: Feeds) -> tuple[Feeds, GpuTiming]:
+        """Run as `run` does; return where the time went, too."""
         ...
 
 

@@ -24,7 +24,9 @@ import numpy as np
 
 from crowdrt import console
 from crowdrt.benchmarks.timing.machine import describe_machine
-from crowdrt.benchmarks.timing.verdict import judge
+from crowdrt.benchmarks.timing.nvml import GpuSample, GpuWatch, judge_gpu, open_watch, summarise
+from crowdrt.benchmarks.timing.records import GPU_SERIES
+from crowdrt.benchmarks.timing.verdict import VALID, judge
 from crowdrt.benchmarks.timing.worker import Failure, Visit, WarmUp, serve
 from crowdrt.contracts import Measurement, Precision, Size, UInt8Image
 from crowdrt.engines.machine import num_cores
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 MAX_BURST = 50  # runs per visit
+GPU_ENGINES = ("tensorrt",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +98,7 @@ def race(
         for contender in contenders:
             bar.update(task, note=contender.name, refresh=True)
             runner = stack.enter_context(_started(contender, image, config, num_threads))
+            runner.watch = open_watch() if contender.engine in GPU_ENGINES else None
             runner.wait_until_warm()
             runners.append(runner)
             bar.advance(task)
@@ -105,7 +109,8 @@ def race(
             runner.visit()
             bar.advance(task)
     height, width = image.shape[1:]
-    rows = [r.measurement((height, width), num_threads, machine, run_id) for r in runners]
+    ours = [os.getpid(), *(runner.pid for runner in runners)]
+    rows = [r.measurement((height, width), num_threads, machine, run_id, ours) for r in runners]
     _refuse_if_all_failed(rows)
     return rows
 
@@ -129,6 +134,8 @@ class RunningContender:
     ) -> None:
         self.contender = contender
         self.expected_visit_s = 0.0
+        self.watch: GpuWatch | None = None  # of the GPU that it runs on
+        self._gpu: list[GpuSample] = []
         self._visits: list[Visit] = []
         self._failure = ""
         self._num_runs = 1
@@ -149,16 +156,36 @@ class RunningContender:
         if self._failure:
             return
         time.sleep(self._config.settle_s)
-        with contextlib.suppress(BrokenPipeError):  # the missing reply tells of its death
-            self._connection.send(self._num_runs)
-        if visit := self._receive():
+        with self._watched() as samples:
+            with contextlib.suppress(BrokenPipeError):  # the missing reply tells of its death
+                self._connection.send(self._num_runs)
+            visit = self._receive()
+        if visit:
             self._visits.append(visit)
+            self._gpu += samples
+
+    def _watched(self) -> contextlib.AbstractContextManager[list[GpuSample]]:
+        return self.watch.during() if self.watch else contextlib.nullcontext([])
+
+    @property
+    def pid(self) -> int:
+        """Its process."""
+        return self._process.pid or 0
 
     def measurement(
-        self, size: Size, num_threads: int, machine: Mapping[str, Any], run_id: str
+        self,
+        size: Size,
+        num_threads: int,
+        machine: Mapping[str, Any],
+        run_id: str,
+        ours: Sequence[int],
     ) -> Measurement:
-        """Return the row, with every sample in the order in which it was taken."""
-        judged = f"failed: {self._failure}" if self._failure else ""
+        """Return the row, with every sample in the order in which it was taken.
+
+        `ours` are the processes of this race: nobody else should be on its GPU.
+        """
+        gpu = summarise(self._gpu, ours)
+        on_gpu = self.contender.engine in GPU_ENGINES
         return Measurement(
             name=self.contender.name,
             network=self.contender.network,
@@ -169,9 +196,15 @@ class RunningContender:
             size=size,
             num_threads=num_threads,
             samples_ms=tuple(ms for visit in self._visits for ms in visit.samples_ms),
+            **parts_of(self._visits),
             peak_mib=max((visit.peak_mib for visit in self._visits), default=0.0),
             machine=machine,
-            verdict=judged or judge(self._visits, num_threads=num_threads),
+            verdict=f"failed: {self._failure}"
+            if self._failure
+            else with_gpu(
+                judge(self._visits, num_threads=num_threads), judge_gpu(gpu) if on_gpu else []
+            ),
+            gpu=gpu,
             run_id=run_id,
             sha256=self.contender.sha256,
         )
@@ -199,6 +232,18 @@ class RunningContender:
             hint = ", perhaps for lack of memory" if -code == signal.SIGKILL else ""
             return f"its process was ended by {signal.Signals(-code).name}{hint}"
         return f"its process ended with exit code {code}"
+
+
+def with_gpu(verdict: str, doubts: Sequence[str]) -> str:
+    """Add what the GPU's state gives to doubt."""
+    said = [] if verdict == VALID and doubts else [verdict]
+    return "; ".join([*said, *doubts])
+
+
+def parts_of(visits: Sequence[Visit]) -> dict[str, Any]:
+    """Return where the time of every sample went on a GPU; nothing of a CPU engine."""
+    parts = [part for visit in visits for part in visit.parts]
+    return {name: tuple(getattr(part, name) for part in parts) for name in GPU_SERIES}
 
 
 @contextlib.contextmanager

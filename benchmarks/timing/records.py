@@ -13,6 +13,8 @@ from crowdrt.manifest import cannot_write
 
 SCHEMA = 1  # raise it when a field changes its meaning or goes
 
+GPU_SERIES = ("compute_ms", "to_device_ms", "to_host_ms")
+
 
 def append_records(path: Path, rows: Sequence[Measurement]) -> None:
     """Add the rows at the end of `path`, all of them or none.
@@ -71,8 +73,10 @@ def parse_record(line: str, *, source: str) -> Measurement:
         )
     try:
         height, width = fields.pop("size")
-        samples = tuple(float(sample) for sample in fields.pop("samples_ms"))
-        return Measurement(size=(int(height), int(width)), samples_ms=samples, **fields)
+        fields["samples_ms"] = tuple(float(sample) for sample in fields["samples_ms"])
+        for name in GPU_SERIES:  # records from before there were GPUs have none
+            fields[name] = tuple(float(sample) for sample in fields.get(name, ()))
+        return Measurement(size=(int(height), int(width)), **fields)
     except (ValueError, TypeError, KeyError) as error:
         raise _broken(source, error) from error
 

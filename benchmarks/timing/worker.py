@@ -19,6 +19,7 @@ import numpy as np
 
 from crowdrt.benchmarks.feeds import feeds_for
 from crowdrt.contracts import Feeds, UInt8Image
+from crowdrt.engines.base import TimedEngine
 from crowdrt.errors import BenchmarkError, CrowdRTError
 
 if TYPE_CHECKING:
@@ -40,6 +41,15 @@ class WarmUp:
 
 
 @dataclass(frozen=True, kw_only=True)
+class GpuParts:
+    """Where the time of one run went on a GPU, in milliseconds by its own clock."""
+
+    to_device_ms: float
+    compute_ms: float
+    to_host_ms: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Visit:
     """What one visit measured."""
 
@@ -48,6 +58,7 @@ class Visit:
     cpu_s: float  # that this process used meanwhile, over all its threads
     busy_s: float | None  # that the whole machine was busy or stolen from; None if unknown
     peak_mib: float  # of this process so far
+    parts: tuple[GpuParts, ...] = ()  # of each sample, from an engine that can tell
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +98,7 @@ class Runner:
         self._engine = engine
         self._feeds = feeds_for(engine, image)
         self._answer = answer_of(engine.run(self._feeds))
+        self._parts: list[GpuParts] = []
 
     def warm_up(self, rule: WarmUp) -> Visit:
         """Run until `rule` is content; the samples tell the parent how long a run takes."""
@@ -112,6 +124,7 @@ class Runner:
         """
         if num_runs > 1:
             self._engine.run(self._feeds)
+        self._parts.clear()
         wall, cpu, busy = time.perf_counter(), time.process_time(), machine_busy_s()
         samples = tuple(self._timed_run() for _ in range(num_runs))
         busy_after = machine_busy_s()
@@ -121,12 +134,25 @@ class Runner:
             cpu_s=time.process_time() - cpu,
             busy_s=None if busy is None or busy_after is None else busy_after - busy,
             peak_mib=peak_mib(),
+            parts=tuple(self._parts),
         )
 
     def _timed_run(self) -> float:
+        timed = self._engine.timed if isinstance(self._engine, TimedEngine) else None
         start = time.perf_counter_ns()
-        outputs = self._engine.run(self._feeds)
+        if timed is None:
+            outputs = self._engine.run(self._feeds)
+        else:
+            outputs, parts = timed(self._feeds)
         elapsed = time.perf_counter_ns() - start
+        if timed is not None:
+            self._parts.append(
+                GpuParts(
+                    to_device_ms=parts.to_device_ms,
+                    compute_ms=parts.compute_ms,
+                    to_host_ms=parts.to_host_ms,
+                )
+            )
         check_answer(answer_of(outputs), self._answer)
         return elapsed / 1e6
 

@@ -13,7 +13,9 @@ import fake_engines
 import numpy as np
 import pytest
 
+from crowdrt.benchmarks.timing.nvml import GpuSample, GpuWatch
 from crowdrt.benchmarks.timing.race import Contender, RaceConfig, race
+from crowdrt.benchmarks.timing.records import append_records, read_records
 from crowdrt.benchmarks.timing.worker import WarmUp
 from crowdrt.errors import BenchmarkError
 
@@ -38,6 +40,42 @@ def contender(name: str, opener) -> Contender:
         precision="fp32",
         open=opener,
     )
+
+
+class Steady:
+    """A reader of a GPU that another process uses, too."""
+
+    def read(self):
+        return GpuSample(
+            sm_mhz=1980, memory_mhz=3201, power_w=400.0, temperature_c=50, reasons=0x4, pids=(1,)
+        )
+
+
+def test_an_engine_on_a_gpu_says_where_its_time_went_and_its_gpu_is_watched(
+    photograph, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(
+        "crowdrt.benchmarks.timing.race.open_watch", lambda: GpuWatch(Steady(), interval_s=0.001)
+    )
+    on_gpu = replace(contender("gpu", partial(fake_engines.GpuEngine, 0.01)), engine="tensorrt")
+    on_cpu = contender("cpu", partial(fake_engines.GpuEngine, 0.01))
+    gpu, cpu = race([on_gpu, on_cpu], photograph, FAST)
+    assert len(gpu.compute_ms) == len(gpu.samples_ms) > 0
+    assert set(gpu.compute_ms) == {1.5}
+    assert (set(gpu.to_device_ms), set(gpu.to_host_ms)) == ({0.25}, {0.125})
+    assert gpu.gpu["sm_mhz"]["median"] == 1980
+    assert "throttled: software power cap" in gpu.verdict
+    assert "shared: 1 other" in gpu.verdict
+    assert cpu.gpu is None
+    assert "throttled" not in cpu.verdict
+    append_records(tmp_path / "rows.jsonl", [gpu])
+    assert read_records(tmp_path / "rows.jsonl") == [gpu]
+
+
+def test_without_nvml_the_row_says_so(photograph, monkeypatch):
+    monkeypatch.setattr("crowdrt.benchmarks.timing.race.open_watch", lambda: None)
+    on_gpu = replace(contender("gpu", partial(fake_engines.GpuEngine, 0.01)), engine="tensorrt")
+    assert "unwatched" in race([on_gpu], photograph, FAST)[0].verdict
 
 
 def test_every_sample_of_every_contender_is_kept(photograph):
