@@ -29,7 +29,7 @@ class BindingsDevice:
             RuntimeError,
             EngineError,
         ) as error:  # RuntimeError: the driver's library is missing
-            raise no_device(error) from error
+            raise no_device(error.problem) from error
         self.name = self._call("cuDeviceGetName", 256, device).rstrip(b"\0").decode()
         asked = [
             attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR,

@@ -14,7 +14,7 @@ from crowdrt.engines.cuda.device import gpu_identity, open_device
 from crowdrt.engines.trt.estimate import check_memory, estimate_memory
 from crowdrt.engines.trt.graph import PlanGraph, plan_graph
 from crowdrt.engines.trt.options import PlanOptions
-from crowdrt.engines.trt.progress import monitor_for, recorder_for
+from crowdrt.engines.trt.progress import monitor_for, recorder_for, started
 from crowdrt.engines.trt.routes import Route, route_of
 from crowdrt.engines.trt.timing_cache import TimingCache, read_timings
 from crowdrt.errors import EngineError
@@ -80,7 +80,7 @@ def build_plan(
     start = time.perf_counter()
     route = route_of(trt)
     logger = recorder_for(trt)
-    builder = trt.Builder(logger)
+    builder = started(trt.Builder, logger)
     network = route.create_network(builder)
     parse(trt, network, logger, graph, route)
     config = builder.create_builder_config()
@@ -257,26 +257,21 @@ def run_builder(
         raise KeyboardInterrupt
     if plan is None:
         raise EngineError(
-            f"TensorRT {trt.__version__} could not build the plan: {last(logger)}",
+            f"TensorRT {trt.__version__} could not build the plan: {logger.complaint()}",
             fix="if memory or a tactic is missing, give it more: --workspace 8GiB, or a smaller "
             "--shape; otherwise run the network with --engine onnxruntime",
         )
     return bytes(plan)
 
 
-def last(logger: Any) -> str:
-    """Return the first thing that TensorRT complained of, which the rest follows from."""
-    return logger.errors[0] if logger.errors else "it says not why"
-
-
 def inspected(trt: ModuleType, plan: bytes, logger: Any) -> str:
     """Return what TensorRT says of the plan's layers, as JSON."""
-    runtime = trt.Runtime(logger)
+    runtime = started(trt.Runtime, logger)
     runtime.engine_host_code_allowed = False
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         raise EngineError(
-            f"TensorRT cannot load the plan that it has just built: {last(logger)}",
+            f"TensorRT cannot load the plan that it has just built: {logger.complaint()}",
             fix="build it again; if that fails too, with a lower level: --level 2",
         )
     inspector = engine.create_engine_inspector()

@@ -4,6 +4,7 @@ from types import ModuleType
 from typing import Any
 
 from crowdrt.console import Bar
+from crowdrt.errors import EngineError
 
 
 def monitor_for(trt: ModuleType, bar: Bar) -> Any:
@@ -56,4 +57,25 @@ def recorder_for(trt: ModuleType) -> Any:
             elif severity == trt.ILogger.WARNING:
                 self.warnings.append(msg)
 
+        def complaint(self) -> str:
+            """Return the first error, which the others follow from; else the last warning."""
+            told = [*self.errors[:1], *self.warnings[-1:], "it says not why"]
+            self.errors.clear()
+            return told[0].strip()
+
     return Recorder()
+
+
+def started(kind: Any, logger: Any) -> Any:
+    """Return a builder or a runtime.
+
+    Raises:
+        EngineError: TensorRT does not start on this GPU and driver.
+    """
+    try:
+        return kind(logger)
+    except (TypeError, RuntimeError) as error:  # its factory answers with nothing
+        raise EngineError(
+            f"TensorRT's {kind.__name__} does not start: {logger.complaint()}",
+            fix="see that the driver suits this TensorRT: nvidia-smi, crowdrt doctor",
+        ) from error

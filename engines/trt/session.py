@@ -12,7 +12,7 @@ from crowdrt.console import say
 from crowdrt.contracts import Feeds
 from crowdrt.engines.cuda.device import Device
 from crowdrt.engines.cuda.graphs import CudaGraph, GraphError
-from crowdrt.engines.trt.progress import recorder_for
+from crowdrt.engines.trt.progress import recorder_for, started
 from crowdrt.errors import EngineError
 from crowdrt.lazy import require
 
@@ -41,12 +41,12 @@ class Plan:
         trt = self.trt = require("tensorrt", extra="tensorrt")
         self.device, self.logger = device, recorder_for(trt)
         with device.current():
-            runtime = self.runtime = trt.Runtime(self.logger)
+            runtime = self.runtime = started(trt.Runtime, self.logger)
             runtime.engine_host_code_allowed = False
             engine = runtime.deserialize_cuda_engine(content)
         if engine is None:
             raise EngineError(
-                f"TensorRT {trt.__version__} refuses the plan: {self.complaint()}",
+                f"TensorRT {trt.__version__} refuses the plan: {self.logger.complaint()}",
                 fix="build it on this machine: crowdrt build MODEL.onnx --engine tensorrt",
             )
         self.engine = engine
@@ -54,10 +54,6 @@ class Plan:
         entering = trt.TensorIOMode.INPUT
         self.inputs = [name for name in names if engine.get_tensor_mode(name) == entering]
         self.outputs = [name for name in names if name not in self.inputs]
-
-    def complaint(self) -> str:
-        """Return the last thing that TensorRT complained of."""
-        return self.logger.errors[-1] if self.logger.errors else "it says not why"
 
     def dtype(self, name: str) -> np.dtype[Any]:
         """Return the numbers that the plan itself takes or gives."""
@@ -115,7 +111,7 @@ class Session:
         context = self._context = plan.engine.create_execution_context()
         if context is None:
             raise EngineError(
-                f"the plan does not fit the GPU's memory: {plan.complaint()}",
+                f"the plan does not fit the GPU's memory: {plan.logger.complaint()}",
                 fix="see who else is on the GPU: nvidia-smi; or build with a smaller --shape",
             )
         self._stream = self._device.new_stream()
@@ -206,7 +202,7 @@ class Session:
         context = self._context
         if not context.execute_async_v3(stream):
             raise EngineError(
-                f"TensorRT failed on {self._shapes}: {self._plan.complaint()}",
+                f"TensorRT failed on {self._shapes}: {self._plan.logger.complaint()}",
                 fix="try it again; if memory ran out, see who else is on the GPU: nvidia-smi",
             )
 

@@ -301,6 +301,19 @@ def test_a_build_that_finds_no_kernel_says_what_tensorrt_said(monkeypatch, tmp_p
     assert "--workspace" in caught.value.fix
 
 
+def test_a_driver_that_does_not_suit_tensorrt_is_said(monkeypatch, tmp_path, tiny_onnx):
+    trt, _ = installed(monkeypatch)
+
+    def nothing(self, logger):
+        logger.log(trt.ILogger.WARNING, "CUDA initialization failure with error: 35")
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    monkeypatch.setattr(trt.Builder, "__init__", nothing)
+    with pytest.raises(EngineError, match=r"Builder does not start: .*error: 35") as caught:
+        write_plan(tiny_onnx, tmp_path / "a.plan", STATIC)
+    assert "nvidia-smi" in caught.value.fix
+
+
 @pytest.mark.parametrize("generation", ["10.16", "11.4"])
 def test_ctrl_c_ends_a_build_that_can_be_followed(monkeypatch, tmp_path, tiny_onnx, generation):
     from crowdrt import console
