@@ -25,10 +25,7 @@ class BindingsDevice:
             self._call("cuInit", 0)
             device = self._call("cuDeviceGet", 0)
             self._context = self._call("cuDevicePrimaryCtxRetain", device)
-        except (
-            RuntimeError,
-            EngineError,
-        ) as error:  # RuntimeError: the driver's library is missing
+        except EngineError as error:
             raise no_device(error.problem) from error
         self.name = self._call("cuDeviceGetName", 256, device).rstrip(b"\0").decode()
         asked = [
