@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from crowdrt import __version__
+from crowdrt.benchmarks.accuracy.comparison import Comparison
 from crowdrt.benchmarks.accuracy.counts import Accuracy, CountRow
 from crowdrt.benchmarks.labels import ABSENT, network_label, significant, size_label
 from crowdrt.benchmarks.report.plots import DARK, LIGHT, Look, counts_plot, latency_plot
@@ -31,8 +32,17 @@ class AccuracyLine:
 
     label: str  # network first, precision last: 1/4-CSRNet INT8
     images: str  # ShanghaiTech Part B test
-    accuracy: Accuracy
+    accuracy: Accuracy | None  # None: nothing is annotated, or it was not even counted
     rows: Sequence[CountRow] = ()  # for the plot
+    losses: Comparison | None = None  # against FP32
+    gate: Mapping[str, Any] | None = None  # held, reason, unjudged; None: there is no gate
+
+    @property
+    def chip(self) -> str:
+        """What the gate says, in a word."""
+        if self.gate is None:
+            return ABSENT
+        return "held" if self.gate["held"] else "failed"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +116,7 @@ def write_report(report: Report, folder: Path) -> Path:
         recipe=flattened(report.recipe),
         num_reused=sum(stage.reused for stage in report.stages),
         significant=significant,
+        absent=ABSENT,
     )
     path = folder / "report.html"
     with write_whole(path) as temporary:
@@ -133,7 +144,8 @@ def headline(report: Report) -> list[tuple[str, str, str]]:
         (text.peak_mib, "MiB", "peak memory of its process"),
     ]
     for line in report.accuracies:
-        if line.label.startswith(text.network) and line.label.endswith(text.precision):
+        of_best = line.label.startswith(text.network) and line.label.endswith(text.precision)
+        if of_best and line.accuracy is not None:
             what = f"mean absolute error, {line.images}"
             cards.append((significant(line.accuracy.mae), "people", what))
     return cards

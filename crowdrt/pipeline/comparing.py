@@ -12,6 +12,7 @@ from crowdrt.benchmarks.accuracy.comparison import (
     CrowdBin,
     Spread,
     compared,
+    comparison,
 )
 from crowdrt.benchmarks.accuracy.counts import CountRow, Prediction
 from crowdrt.benchmarks.accuracy.gates import Verdict
@@ -36,6 +37,12 @@ def compare(
         references.append(count_row(sample, expected))
         maps.append(map_quality(found.density, expected.density))
     return compared(rows, references, maps)
+
+
+def comparison_of(rows: Sequence[CountRow]) -> Comparison | None:
+    """Return how counts differ from a reference's; None where there is none."""
+    pairs = [row for row in rows if isinstance(row, ComparedRow)]
+    return comparison(pairs) if pairs else None
 
 
 def count_row(sample: Sample, found: Prediction) -> CountRow:

@@ -10,7 +10,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from crowdrt.benchmarks.accuracy.comparison import ComparedRow, Comparison, comparison
+from crowdrt.benchmarks.accuracy.comparison import ComparedRow, Comparison
 from crowdrt.benchmarks.accuracy.counts import Accuracy, CountRow, Prediction, accuracy, predict
 from crowdrt.benchmarks.accuracy.gates import Verdict, judge
 from crowdrt.benchmarks.overlays.density import draw_overlay, save_overlay
@@ -21,7 +21,7 @@ from crowdrt.data.images import read_image
 from crowdrt.data.tiles import check_mode
 from crowdrt.engines.base import Engine
 from crowdrt.errors import BenchmarkError, RecipeError
-from crowdrt.pipeline.comparing import compare, count_row, show_comparison
+from crowdrt.pipeline.comparing import compare, comparison_of, count_row, show_comparison
 from crowdrt.pipeline.photographs import calibration_images
 from crowdrt.pipeline.tiling import NO_LIMITS, Limits, open_counting
 
@@ -42,8 +42,7 @@ class Counted:
     @property
     def comparison(self) -> Comparison | None:
         """How far the engine is from its reference, where there is one and something to judge."""
-        pairs = [row for row in self.judged if isinstance(row, ComparedRow)]
-        return comparison(pairs) if pairs else None
+        return comparison_of(self.judged)
 
     @property
     def verdict(self) -> Verdict | None:
@@ -86,12 +85,8 @@ def count_photographs(
     opened = partial(open_counting, store=store, num_threads=num_threads, limits=limits)
     engine = opened(engine_path)
     reference = None if against is None else opened(against)
-    if overlay is not None and not has_map(engine):
-        raise BenchmarkError(
-            f"{engine_path} counts without a density map, so there is nothing to draw",
-            fix="leave out --overlay, or export a map beside the count: "
-            "crowdrt export deepcount --output density:48x64 -o model.onnx",
-        )
+    if overlay is not None:
+        check_map(engine, engine_path)
     predictions = [
         predict(engine, sample.image, mode)
         for sample in track(samples, "counting", total=len(samples))
@@ -108,6 +103,16 @@ def count_photographs(
         calibrated_on=frozenset(map(str, made_by)),
         precision=engine.info.precision if engine.info else "fp32",
     )
+
+
+def check_map(engine: Engine, source: Path) -> None:
+    """Refuse to draw what an engine does not tell."""
+    if not has_map(engine):
+        raise BenchmarkError(
+            f"{source} counts without a density map, so there is nothing to draw",
+            fix="leave out --overlay, or export a map beside the count: "
+            "crowdrt export deepcount --output density:48x64 -o model.onnx",
+        )
 
 
 def check_one_engine(limits: Limits, against: Path | None) -> None:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from crowdrt.benchmarks.accuracy.comparison import ComparedRow
 from crowdrt.benchmarks.accuracy.counts import CountRow, accuracy
 from crowdrt.benchmarks.labels import network_label
 from crowdrt.benchmarks.report.page import (
@@ -22,6 +23,7 @@ from crowdrt.benchmarks.timing.records import read_records
 from crowdrt.contracts import Artifact, Measurement
 from crowdrt.errors import BenchmarkError
 from crowdrt.manifest import write_whole
+from crowdrt.pipeline.comparing import comparison_of
 from crowdrt.pipeline.measuring import operations_of
 
 
@@ -34,8 +36,8 @@ class DocumentedRun:
     stages: list[dict[str, Any]]
     files: list[dict[str, Any]]
     overlays: list[dict[str, Any]]
-    gate: str
-    precisions: list[str]
+    gates: dict[str, dict[str, Any]]  # by precision: what its gate said
+    precisions: list[str]  # that were counted
 
 
 def rows_of(measurements: list[Measurement]) -> list[TableRow]:
@@ -66,7 +68,8 @@ def unfinished(folder: Path, error: Exception) -> BenchmarkError:
 def read_counts(path: Path) -> list[CountRow]:
     """Read the counts that a run left at `path`."""
     try:
-        return [CountRow(**row) for row in json.loads(path.read_text())]
+        rows = json.loads(path.read_text())
+        return [ComparedRow(**row) if "reference" in row else CountRow(**row) for row in rows]
     except (OSError, ValueError, TypeError) as error:
         raise BenchmarkError(
             f"{path} cannot be read: {error}", fix=f"delete it and run again: rm {path}"
@@ -106,12 +109,22 @@ def report_of(run: DocumentedRun, folder: Path) -> Report:
 
 
 def accuracy_lines(run: DocumentedRun, folder: Path) -> list[AccuracyLine]:
-    """Return the errors of each precision, where the photographs are annotated."""
-    lines = []
+    """Return the errors of each precision, and what its gate said, a refused one's too."""
     network = network_label(run.recipe["network"], run.recipe["width"])
-    for precision in run.precisions:
-        rows = read_counts(folder / f"counts.{precision}.json")
-        if errors := accuracy(rows):
-            label = f"{network} {precision.upper()}"
-            lines.append(AccuracyLine(label=label, images=run.source, accuracy=errors, rows=rows))
+    lines = []
+    for precision in dict.fromkeys([*run.precisions, *run.gates]):
+        path = folder / f"counts.{precision}.json"
+        rows = read_counts(path) if precision in run.precisions else []
+        errors = accuracy(rows)
+        if errors is None and precision not in run.gates:
+            continue
+        line = AccuracyLine(
+            label=f"{network} {precision.upper()}",
+            images=run.source,
+            accuracy=errors,
+            rows=rows if errors else (),
+            losses=comparison_of(rows),
+            gate=run.gates.get(precision),
+        )
+        lines.append(line)
     return lines

@@ -1,21 +1,24 @@
 """`crowdrt run`: every stage of a recipe, each skipped when its inputs have not changed."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from crowdrt.benchmarks.accuracy.counts import CountRow, accuracy, count_samples, predict
+from crowdrt.benchmarks.accuracy.counts import CountRow, Prediction, accuracy, predict
+from crowdrt.benchmarks.accuracy.gates import Verdict
 from crowdrt.benchmarks.tables.table import TableRow
-from crowdrt.benchmarks.timing.race import RaceConfig, race
+from crowdrt.benchmarks.timing.race import Contender, RaceConfig, race
 from crowdrt.benchmarks.timing.records import read_records, record_line
 from crowdrt.console import say, tell
-from crowdrt.contracts import Artifact, Measurement, Precision, Recipe, Sample
+from crowdrt.contracts import Artifact, Measurement, Precision, Recipe, Sample, Size
 from crowdrt.engines.base import open_engine
 from crowdrt.engines.machine import machine_identity
+from crowdrt.errors import BenchmarkError
 from crowdrt.lazy import TRAIN, check_installed
-from crowdrt.manifest import reusable, sha256_file, write_json, write_manifest, write_whole
+from crowdrt.manifest import reusable, write_json, write_manifest, write_whole
+from crowdrt.pipeline.comparing import comparison_of, describe_verdict
 from crowdrt.pipeline.counting import describe_accuracy, draw_overlays, has_map
 from crowdrt.pipeline.measuring import (
     FULL,
@@ -26,8 +29,20 @@ from crowdrt.pipeline.measuring import (
 )
 from crowdrt.pipeline.networks import Origin, origin_of_recipe
 from crowdrt.pipeline.photographs import Photographs, evenly, photographs
+from crowdrt.pipeline.precisions import (
+    RACED,
+    Counter,
+    count_precision,
+    counter,
+    failures,
+    halved,
+    judged,
+    quantized,
+    remembering,
+    stopped_row,
+)
 from crowdrt.pipeline.reporting import DocumentedRun, read_counts, rows_of, write_run_report
-from crowdrt.pipeline.stages import as_json, build_stage, calibrate_stage, export_stage
+from crowdrt.pipeline.stages import as_json, build_stage, export_stage
 
 NUM_OVERLAYS = 6
 RACE_S = 45.0  # per size; the teacher takes most of it
@@ -42,7 +57,7 @@ class RunSummary:
     stages: list[dict[str, Any]] = field(default_factory=list)
     files: list[Artifact] = field(default_factory=list)
     counts: dict[Precision, list[CountRow]] = field(default_factory=dict)
-    gate: str = ""
+    verdicts: dict[Precision, Verdict] = field(default_factory=dict)
     rows: list[TableRow] = field(default_factory=list)
     report: Path | None = None
 
@@ -56,13 +71,15 @@ class RunSummary:
     def as_dict(self) -> dict[str, Any]:
         """Return the summary as `--json` prints it."""
         errors = {precision: accuracy(rows) for precision, rows in self.counts.items()}
+        losses = {precision: comparison_of(rows) for precision, rows in self.counts.items()}
         return {
             "recipe": self.recipe.name,
             "folder": str(self.folder),
             "stages": self.stages,
             "files": [as_json(artifact) for artifact in self.files],
             "accuracy": {p: asdict(e) if e else None for p, e in errors.items()},
-            "gate": self.gate,
+            "against_fp32": {p: asdict(found) for p, found in losses.items() if found},
+            "gates": {p: verdict.as_dict() for p, verdict in self.verdicts.items()},
             "table": [row.as_dict() for row in self.rows],
             "report": str(self.report),
         }
@@ -73,7 +90,32 @@ class RunSummary:
         for precision, rows in self.counts.items():
             if errors := accuracy(rows):
                 tell(f"{precision.upper()}: {describe_accuracy(errors)}")
-        tell(f"{self.gate}\n{self.report}")
+        for precision, verdict in self.verdicts.items():
+            tell(describe_verdict(f"{precision.upper()} gate", verdict))
+        tell(str(self.report))
+
+    def judge(self, precision: Precision, verdict: Verdict) -> None:
+        """Note what a gate says, and say so."""
+        self.verdicts[precision] = verdict
+        say(describe_verdict(f"{'gate':<12} {precision}", verdict))
+
+    def held(self, precision: Precision) -> bool:
+        """Say whether a precision may go on; FP32 has no gate."""
+        return self.verdicts.get(precision, Verdict()).held
+
+    def check(self) -> None:
+        """Refuse to call a run good in which a precision was stopped.
+
+        Raises:
+            BenchmarkError: with every reason; what was made is there, and the others are finished.
+        """
+        if stopped := failures(self.verdicts):
+            raise BenchmarkError(
+                f"{len(stopped)} of {len(self.verdicts) + 1} precisions lost more than recipe "
+                f"{self.recipe.name!r} tolerates. {'. '.join(stopped)}",
+                fix="use the others, which are finished; or find the layers that cost it: "
+                f"crowdrt sensitivity {self.folder / self.recipe.name}.onnx --images PHOTOS",
+            )
 
 
 def run_recipe(
@@ -102,15 +144,12 @@ def run_recipe(
     start = time.perf_counter()
     photos = photographs(data, out, num_test=num_images)
     summary.did("photographs", describe(photos), since=start)
-    networks = make_networks(recipe, student, photos, out, summary)
+    networks = make_networks(recipe, student, photos, out, summary, num_threads)
     engines = build_engines(networks, store, summary)
-    for precision, artifact in networks.items():
-        engine = engines[precision]
-        counted = count_stage(precision, engine, artifact, photos, out, summary, num_threads)
-        summary.counts[precision] = counted
-    summary.gate = judge_gate(recipe, summary.counts)
-    contenders = {p: artifact.path for p, artifact in networks.items()}
+    count_all(networks, engines, photos, summary, num_threads)
+    contenders = {p: artifact.path for p, artifact in networks.items() if p in engines}
     measurements = race_stage(recipe, student, contenders, out, summary, store, num_threads)
+    engines = {precision: path for precision, path in engines.items() if summary.held(precision)}
     overlays = overlay_stage(engines, photos, out, summary, num_threads)
     write_json(out / "run.json", asdict(documented(summary, photos.source, overlays)))
     summary.rows = rows_of(measurements)
@@ -128,7 +167,7 @@ def documented(
         stages=summary.stages,
         files=[as_json(artifact) for artifact in summary.files],
         overlays=list(overlays),
-        gate=summary.gate,
+        gates={precision: verdict.as_dict() for precision, verdict in summary.verdicts.items()},
         precisions=list(summary.counts),
     )
 
@@ -139,29 +178,47 @@ def describe(photos: Photographs) -> str:
 
 
 def make_networks(
-    recipe: Recipe, student: Origin, photos: Photographs, out: Path, summary: RunSummary
+    recipe: Recipe,
+    student: Origin,
+    photos: Photographs,
+    out: Path,
+    summary: RunSummary,
+    num_threads: int,
 ) -> dict[Precision, Artifact]:
-    """Export the float network and quantize it, as far as the recipe asks for."""
+    """Export the float network and make its other precisions, as far as the recipe asks."""
     start = time.perf_counter()
     exported = export_stage(student, out / f"{recipe.name}.onnx")
     summary.did("export", str(exported.path), since=start, reused=exported.reused)
     networks: dict[Precision, Artifact] = {"fp32": exported}
-    if "int8" in recipe.precisions:
+    sources: dict[Precision, Path] = {"fp16": exported.path}
+    if {"int8", "int8+fp16"} & set(recipe.precisions):
         start = time.perf_counter()
-        path = out / f"{recipe.name}.int8.onnx"
-        quantized = calibrate_stage(exported.path, photos.calibration, path, recipe.calibration)
-        summary.did("calibrate", str(quantized.path), since=start, reused=quantized.reused)
-        networks["int8"] = quantized
+        found = quantized(recipe, exported.path, photos)
+        summary.did("calibrate", str(found.path), since=start, reused=found.reused)
+        networks["int8"] = found
+        sources["int8+fp16"] = found.path
+    for precision, source in sources.items():
+        if precision in recipe.precisions:
+            start = time.perf_counter()
+            path = out / f"{recipe.name}.{precision}.onnx"
+            half = halved(source, photos, path, num_threads)
+            if isinstance(half, Verdict):
+                summary.judge(precision, half)
+                continue
+            summary.did("cast", str(half.path), since=start, reused=half.reused)
+            networks[precision] = half
     summary.files += networks.values()
-    return networks
+    return {p: networks[p] for p in ("fp32", *recipe.precisions) if p in networks}
 
 
 def build_engines(
     networks: Mapping[Precision, Artifact], store: Path | None, summary: RunSummary
 ) -> dict[Precision, Path]:
-    """Build each network's engine; returns the folders in the store."""
+    """Build the engines of what is timed; returns the folders in the store."""
     engines = {}
     for precision, artifact in networks.items():
+        if precision not in RACED:
+            continue
         start = time.perf_counter()
         built = build_stage(artifact.path, store)
         engines[precision] = built.path
@@ -170,25 +227,38 @@ def build_engines(
     return engines
 
 
-def count_stage(
-    precision: Precision,
-    engine: Path,
-    artifact: Artifact,
+def count_all(
+    networks: Mapping[Precision, Artifact],
+    engines: Mapping[Precision, Path],
     photos: Photographs,
-    out: Path,
     summary: RunSummary,
     num_threads: int,
+) -> None:
+    """Count the test photographs in every precision, FP32 first, and let the gates judge."""
+    counters = {p: counter(a, engines.get(p), num_threads) for p, a in networks.items()}
+    fp32 = counters["fp32"]
+    reference = remembering(fp32.open)
+    for precision, how in counters.items():
+        rows = count_stage(precision, how, photos, summary, fp32=fp32, reference=reference)
+        summary.counts[precision] = rows
+        verdict = judged(summary.recipe.gates.get(precision), rows)
+        if verdict is not None:
+            summary.judge(precision, verdict)
+
+
+def count_stage(
+    precision: Precision,
+    how: Counter,
+    photos: Photographs,
+    summary: RunSummary,
+    *,
+    fp32: Counter,
+    reference: Callable[[Path], Prediction],
 ) -> list[CountRow]:
     """Count the test photographs, unless this engine has counted exactly these before."""
     start = time.perf_counter()
-    path = out / f"counts.{precision}.json"
-    images = [f"{s.image}:{sha256_file(s.image)}:{s.annotated}" for s in photos.test]
-    made_from = {"network": artifact.sha256, "engine": engine.name, "images": images}
-    done = reusable(path, made_from=made_from)
-    if done is None:
-        rows = count_samples(open_engine(engine, num_threads=num_threads), photos.test)
-        write_json(path, [asdict(row) for row in rows])
-        done = write_manifest(path, kind="counts", made_from=made_from)
+    path = summary.folder / f"counts.{precision}.json"
+    done = count_precision(how, photos.test, path, fp32=fp32, reference=reference)
     rows = read_counts(path)
     errors = accuracy(rows)
     detail = f"{precision}: " + (
@@ -197,20 +267,6 @@ def count_stage(
     summary.did("count", detail, since=start, reused=done.reused)
     summary.files.append(done)
     return rows
-
-
-def judge_gate(recipe: Recipe, counts: dict[Precision, list[CountRow]]) -> str:
-    """Say whether INT8 counts as well as the recipe demands."""
-    before, after = (accuracy(counts.get(precision, [])) for precision in ("fp32", "int8"))
-    if before is None or after is None:
-        return "INT8 gate: not judged, there is no annotation to compare with"
-    limit = recipe.gates.int8_mae_increase
-    held = after.mae <= before.mae * (1 + limit)
-    increase = f"{after.mae / before.mae - 1:+.1%}, " if before.mae else ""
-    return (
-        f"INT8 gate {'held' if held else 'FAILED: keep the FP32 engine'}: MAE {after.mae:.2f} "
-        f"against {before.mae:.2f} in FP32 ({increase}tolerated {limit:+.0%})"
-    )
 
 
 def race_stage(
@@ -222,28 +278,49 @@ def race_stage(
     store: Path | None,
     num_threads: int,
 ) -> list[Measurement]:
-    """Race the full network in PyTorch against the student's forms, at every size."""
+    """Race the full network in PyTorch against the student's forms, at every size.
+
+    What a gate stopped is not timed; its row says why.
+    """
     start = time.perf_counter()
     teacher = eager_contender(Origin(network=recipe.network, width=FULL, weights=None), num_threads)
     contenders = [teacher, eager_contender(student, num_threads)]
-    contenders += [engine_contender(path, store, num_threads) for path in networks.values()]
+    ours = {p: engine_contender(path, store, num_threads) for p, path in networks.items()}
+    contenders += [each for p, each in ours.items() if summary.held(p)]
+    stopped = [(each, summary.verdicts[p]) for p, each in ours.items() if not summary.held(p)]
     path = out / "records.jsonl"
     made_from = {
         "contenders": [f"{c.name} {c.engine_version} {c.sha256}" for c in contenders],
+        "stopped": [f"{c.sha256} {verdict.reason}" for c, verdict in stopped],
         "sizes": recipe.sizes,
         "num_threads": num_threads,
         "machine": machine_identity(),
     }
     done = reusable(path, made_from=made_from)
     if done is None:
-        config = RaceConfig(num_threads=num_threads, budget_s=RACE_S)
-        rows = [r for s in recipe.sizes for r in race(contenders, race_photograph(s), config)]
+        rows = race_sizes(recipe.sizes, contenders, stopped, num_threads)
         with write_whole(path) as temporary:
             temporary.write_text("".join(record_line(row) + "\n" for row in rows))
         done = write_manifest(path, kind="records", made_from=made_from)
     summary.did("race", f"{len(contenders)} contenders", since=start, reused=done.reused)
     summary.files.append(done)
     return read_records(path)
+
+
+def race_sizes(
+    sizes: Sequence[Size],
+    contenders: Sequence[Contender],
+    stopped: Sequence[tuple[Contender, Verdict]],
+    num_threads: int,
+) -> list[Measurement]:
+    """Return one row per contender and size, those of the stopped ones without a time."""
+    config = RaceConfig(num_threads=num_threads, budget_s=RACE_S)
+    rows = []
+    for size in sizes:
+        raced = race(contenders, race_photograph(size), config)
+        rows += raced
+        rows += [stopped_row(each, verdict, raced[0]) for each, verdict in stopped]
+    return rows
 
 
 def overlay_stage(

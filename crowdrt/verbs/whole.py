@@ -40,6 +40,7 @@ def run(
         emit(summary.as_dict())
     else:
         summary.show()
+    summary.check()
 
 
 def write_report(

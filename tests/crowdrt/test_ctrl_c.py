@@ -114,7 +114,7 @@ def stopped(answer):
 def test_a_run_goes_on_where_it_stopped(tiny, tiny_recipe, tmp_path, crowdrt, monkeypatch):
     command = ("run", "tiny", "--data", tiny.photos, "--out", tmp_path / "out")
     with monkeypatch.context() as patch:
-        interrupt(patch, "crowdrt.pipeline.run.count_samples", 2)
+        interrupt(patch, "crowdrt.pipeline.run.count_precision", 2)
         stopped(crowdrt(*command))
     with monkeypatch.context() as patch:
         interrupt(patch, "crowdrt.pipeline.run.race", 1)

@@ -1,5 +1,6 @@
 """`crowdrt run` end to end, and what a second run does again."""
 
+import html
 import json
 import shutil
 from dataclasses import replace
@@ -9,14 +10,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from crowdrt.benchmarks.accuracy.counts import CountRow
-from crowdrt.contracts import Gates, Measurement, Preprocessing, Sample
+from crowdrt.benchmarks.accuracy.maps import MAX_PSNR_DB
+from crowdrt.calibration.fp16.cast import CastConfig
+from crowdrt.contracts import Gate, Measurement, Preprocessing, Sample
 from crowdrt.data.images import read_image
 from crowdrt.data.synthetic.photographs import crowd_photograph
 from crowdrt.errors import RecipeError
 from crowdrt.manifest import sha256_file
 from crowdrt.pipeline.photographs import evenly, photographs, proof_photographs, split
-from crowdrt.pipeline.run import judge_gate, run_recipe
+from crowdrt.pipeline.reporting import write_run_report
+from crowdrt.pipeline.run import run_recipe
 
 STAGES = ["photographs", "export", "calibrate", "build", "build", "count", "count", "race"]
 CONTENDERS = [
@@ -81,7 +84,8 @@ def test_a_run_and_another(crowdrt, tiny_recipe, photos, tmp_path, tree, quick_r
     assert not any(stage["reused"] for stage in first["stages"])
     assert set(first["accuracy"]) == {"fp32", "int8"}
     assert first["accuracy"]["fp32"]["num_images"] == 2
-    assert first["gate"].startswith("INT8 gate ")
+    assert first["gates"]["int8"]["held"]
+    assert first["against_fp32"]["int8"]["total"]["num_images"] == 2
     rows = first["table"]
     assert [(row["width"], row["engine"], row["precision"]) for row in rows] == CONTENDERS
     assert all(row["cpu_s"] > 0 and row["size"] == [96, 128] for row in rows)
@@ -183,27 +187,90 @@ def test_a_run_without_int8(tiny_recipe, photos, exported, without_race_and_repo
     recipe = replace(tiny_recipe, precisions=("fp32",))
     summary = run_recipe(recipe, data=photos, out=exported, num_images=1, store=None, num_threads=0)
     assert [row.precision for row in summary.rows] == ["fp32"] * 3
-    assert summary.gate == "INT8 gate: not judged, there is no annotation to compare with"
+    assert summary.verdicts == {}
+    summary.check()
     assert len(summary.counts["fp32"]) == 1
 
 
-@pytest.mark.parametrize(
-    ("counts", "verdict"),
-    [
-        ({"fp32": [10.0, 30.0], "int8": [10.1, 30.1]}, "held"),
-        ({"fp32": [10.0, 30.0], "int8": [14.0, 40.0]}, "FAILED"),
-        ({"fp32": [20.0, 20.0], "int8": [20.0, 20.0]}, "held"),
-        ({"fp32": [20.0, 20.0], "int8": [20.0, 21.0]}, "FAILED"),
-        ({"fp32": [10.0, 30.0]}, "not judged"),
-    ],
-)
-def test_the_gate_can_fail(counts, verdict, tiny_recipe):
-    rows = {
-        precision: [CountRow(image="a.jpg", count=count, annotated=20) for count in numbers]
-        for precision, numbers in counts.items()
-    }
-    recipe = replace(tiny_recipe, gates=Gates(int8_mae_increase=0.02))
-    assert verdict in judge_gate(recipe, rows)
+def test_a_precision_that_loses_too_much_is_stopped_and_the_others_go_on(
+    crowdrt, tiny_recipe, photos, exported, without_race_and_report, monkeypatch
+):
+    strict = replace(tiny_recipe, gates={"int8": Gate(psnr_db=MAX_PSNR_DB)})
+    monkeypatch.setattr("crowdrt.recipes.RECIPES", (lambda: strict,))
+    monkeypatch.setattr("crowdrt.pipeline.run.write_run_report", write_run_report)
+    command = ("run", "tiny", "--data", photos, "--out", exported)
+    answer = crowdrt(*command, "--json")
+    assert answer.code == 1
+    assert "1 of 2 precisions lost more than recipe 'tiny' tolerates. INT8: " in answer.err
+    assert "dB PSNR in the median, at least 150.0 is tolerated" in answer.err
+
+    found = json.loads(answer.out)
+    verdict = found["gates"]["int8"]
+    assert verdict["held"] is False
+    assert {breach["limit"] for breach in verdict["breaches"]} >= {"psnr_db"}
+    rows = {(row["engine"], row["precision"]): row for row in found["table"]}
+    assert len(found["table"]) == len(CONTENDERS)
+    stopped, other = rows["onnxruntime", "int8"], rows["onnxruntime", "fp32"]
+    assert stopped["cpu_s"] is stopped["cpu_ratio"] is None
+    assert stopped["verdict"] == f"failed: gate: {verdict['reason']}"
+    assert (other["cpu_s"], other["verdict"]) == (0.001, "valid")
+    assert found["accuracy"]["int8"]["num_images"] == 2
+
+    table = (exported / "table.md").read_text()
+    assert f"ONNX Runtime INT8: failed: gate: {verdict['reason']}" in table
+    page = (exported / "report.html").read_text()
+    assert page.count('<span class="chip failed">failed</span>') == 2  # the table, the accuracy
+    assert html.escape(verdict["reason"]) in page
+    run = json.loads((exported / "run.json").read_text())
+    assert run["gates"]["int8"]["reason"] == verdict["reason"]
+    assert len(run["overlays"]) == 1
+
+    again = crowdrt(*command)
+    assert again.code == 1
+    assert f"INT8 gate: FAILED: {verdict['reason']}" in again.out
+    assert again.out.splitlines()[-1] == str(exported / "report.html")
+    assert "race         3 contenders (nothing had changed)" in again.err
+
+    monkeypatch.setattr("crowdrt.recipes.RECIPES", (lambda: tiny_recipe,))
+    assert "race" not in reused(crowdrt(*command, "--json").json())
+
+
+def test_float16_is_counted_and_not_timed(
+    crowdrt, tiny_recipe, photos, exported, without_race_and_report, monkeypatch
+):
+    recipe = replace(tiny_recipe, precisions=("fp32", "fp16", "int8"))
+    monkeypatch.setattr("crowdrt.recipes.RECIPES", (lambda: recipe,))
+    monkeypatch.setattr("crowdrt.pipeline.precisions.CAST", CastConfig(num_images=2, tolerance=1))
+    command = ("run", "tiny", "--data", photos, "--out", exported)
+    first = crowdrt(*command, "--json").json()
+    assert list(first["accuracy"]) == ["fp32", "fp16", "int8"]
+    assert [row["precision"] for row in first["table"]] == ["fp32", "fp32", "fp32", "int8"]
+    moved = {p: first["against_fp32"][p]["sums"]["mean"] for p in ("fp16", "int8")}
+    assert 0 < moved["fp16"] < moved["int8"]
+    psnr = {p: first["against_fp32"][p]["psnr_db"]["median"] for p in ("fp16", "int8")}
+    assert psnr["int8"] + 10 < psnr["fp16"] < 120
+    assert (exported / "tiny.fp16.onnx").is_file()
+    second = crowdrt(*command, "--json").json()
+    names = ("export", "calibrate", "cast", "build", "build2", "count", "count2", "race")
+    assert set(reused(second)) == set(names)
+
+
+def test_a_cast_that_is_refused_stops_its_row_alone(
+    crowdrt, tiny_recipe, photos, exported, without_race_and_report, monkeypatch
+):
+    recipe = replace(tiny_recipe, precisions=("fp32", "int8", "int8+fp16"))
+    monkeypatch.setattr("crowdrt.recipes.RECIPES", (lambda: recipe,))
+    monkeypatch.setattr("crowdrt.pipeline.run.write_run_report", write_run_report)
+    answer = crowdrt("run", "tiny", "--data", photos, "--out", exported, "--json")
+    assert answer.code == 1  # all of a CSRNet is in INT8: nothing is left to cast
+    found = json.loads(answer.out)
+    assert found["gates"]["int8"]["held"]
+    refused = found["gates"]["int8+fp16"]
+    assert not refused["held"]
+    assert refused["reason"] == refused["refused"]
+    assert list(found["accuracy"]) == ["fp32", "int8"]
+    assert html.escape(refused["reason"]) in (exported / "report.html").read_text()
+    assert refused["reason"] in answer.err
 
 
 def samples(number):
