@@ -42,7 +42,7 @@ class SensitivityConfig:
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
     num_judged: int = 16  # photographs that judge, none of which calibrates
     by: Literal["count", "sqnr"] = "count"
-    tolerance: float = 0.01  # increase of MAE where people counted, else change of the count
+    tolerance: float = 0.01  # change of the MAE where people counted, else change of the count
     least_int8: float = 0.9  # share of the MACs that has to stay in INT8
 
     def __post_init__(self) -> None:

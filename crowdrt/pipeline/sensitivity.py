@@ -14,8 +14,7 @@ from crowdrt.calibration.sensitivity.rank import Layer, rank
 from crowdrt.calibration.sensitivity.repair import Repair, repair, write_repaired
 from crowdrt.calibration.sensitivity.search import Search, SensitivityConfig
 from crowdrt.console import show_table
-from crowdrt.contracts import Artifact
-from crowdrt.data.heads.datasets import open_samples
+from crowdrt.contracts import Artifact, Sample
 from crowdrt.lazy import check_installed
 from crowdrt.pipeline.stages import as_json
 
@@ -35,7 +34,7 @@ class Findings:
 
 def sensitivity_stage(
     onnx_path: Path,
-    images: Path,
+    samples: Sequence[Sample],
     config: SensitivityConfig,
     *,
     out: Path | None = None,
@@ -46,9 +45,7 @@ def sensitivity_stage(
     """Rank the layers of a float network; with `out`, repair it and write it there."""
     if plot is not None:
         check_installed("matplotlib", extra="report")
-    search = Search(
-        onnx_path, open_samples(images), config, records=records, num_threads=num_threads
-    )
+    search = Search(onnx_path, samples, config, records=records, num_threads=num_threads)
     layers = rank(search)
     search.trial(search.plan.convs)
     try:
@@ -114,7 +111,7 @@ def headings(search: Search) -> list[str]:
 
 def row(search: Search, share: float, error: CountError, sqnr_db: float | None) -> list[str]:
     """Return the numbers of one line."""
-    mae = [] if search.annotated is None else [f"{error.mae_increase or 0:+.2%}"]
+    mae = [] if search.annotated is None else [f"{error.mae_change or 0:+.2%}"]
     noise = "exact" if sqnr_db is None else f"{sqnr_db:.1f} dB"
     return [f"{share:.2%}", f"{error.change:.2%}", f"{error.bias:+.2%}", *mae, noise]
 
@@ -123,8 +120,8 @@ def describe_repair(found: Findings) -> str:
     """Return in one line what the repaired network is."""
     assert found.repaired is not None
     repaired, config = found.repaired, found.search.config
-    measure = "change of the count" if repaired.error.mae_increase is None else "increase of MAE"
-    error = f"{measure} {repaired.error.judged_by:+.2%} ({config.tolerance:.2%} is tolerated)"
+    measure = "change of the count" if repaired.error.mae_change is None else "change of the MAE"
+    error = f"{measure} {repaired.error.judged_by:.2%} ({config.tolerance:.2%} is tolerated)"
     if not repaired.kept:
         return f"nothing has to stay float: {error}"
     options = " ".join(f"--keep-float {name}" for name in repaired.kept)

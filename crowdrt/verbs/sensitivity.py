@@ -24,7 +24,7 @@ def sensitivity(
         Path | None, typer.Option("-o", "--out", help="The repaired ONNX file to write.")
     ] = None,
     tolerance: Annotated[
-        float, typer.Option(help="Increase of MAE, without annotation change of the count.")
+        float, typer.Option(help="Change of the MAE, without annotation change of the count.")
     ] = 0.01,
     min_int8: Annotated[
         float, typer.Option(help="Share of the MACs that has to stay in INT8.")
@@ -47,6 +47,7 @@ def sensitivity(
 ) -> None:
     """Rank layers by what INT8 in each alone does to counts; repair the network by that."""
     from crowdrt.calibration.sensitivity.search import SensitivityConfig
+    from crowdrt.data.heads.datasets import open_samples
     from crowdrt.pipeline import sensitivity as stage
 
     if repair != (output is not None):
@@ -69,7 +70,13 @@ def sensitivity(
         least_int8=min_int8,
     )
     found = stage.sensitivity_stage(
-        model, images, config, out=output, plot=plot, records=records, num_threads=threads
+        model,
+        open_samples(images),
+        config,
+        out=output,
+        plot=plot,
+        records=records,
+        num_threads=threads,
     )
     if as_json:
         emit(stage.findings_as_json(found))

@@ -13,7 +13,7 @@ from small_graphs import network
 from crowdrt.calibration.calibrate import calibrate
 from crowdrt.calibration.sensitivity.journal import Journal
 from crowdrt.calibration.sensitivity.judge import CountError, Judge, Verdict, count_error
-from crowdrt.calibration.sensitivity.plot import MOST_LAYERS, short_names, write_plot
+from crowdrt.calibration.sensitivity.plot import short_names, write_plot
 from crowdrt.calibration.sensitivity.rank import Layer, rank
 from crowdrt.calibration.sensitivity.repair import repair, write_repaired
 from crowdrt.calibration.sensitivity.search import Search, SensitivityConfig, split
@@ -157,13 +157,20 @@ def test_what_must_stay_in_int8_stays(float_onnx, samples, capsys):
     assert f"{PLANTED} in float ({share:.2%} of the MACs): not tried" in capsys.readouterr().err
 
 
-def test_where_people_counted_the_increase_of_mae_is_what_is_tolerated(float_onnx, annotated):
+def test_where_people_counted_the_change_of_mae_is_what_is_tolerated(float_onnx, annotated):
     search = Search(float_onnx, annotated, CONFIG, num_threads=1)
     error = search.error(CONVS)
     people = np.array(search.annotated)
     maes = [np.abs(np.array(search.trial(c).counts) - people).mean() for c in ((), CONVS)]
-    assert error.judged_by == error.mae_increase == pytest.approx(maes[1] / maes[0] - 1)
-    assert error.judged_by != error.change
+    assert error.mae_change == pytest.approx(maes[1] / maes[0] - 1)
+    assert error.judged_by == abs(error.mae_change) != error.change
+
+
+def test_a_mae_that_falls_is_no_better_than_one_that_rises():
+    """Float counts too many, INT8 loses people."""
+    error = count_error([110.0], [105.0], [100])
+    assert error.mae_change == -0.5
+    assert error.judged_by == 0.5
 
 
 def test_count_error_by_hand():
@@ -171,7 +178,7 @@ def test_count_error_by_hand():
     assert error.change == pytest.approx((0.1 + 0.5 + 0.05) / 3)
     assert error.bias == pytest.approx((0.1 - 0.5 - 0.05) / 3)
     assert error.largest == 0.5
-    assert error.mae_increase == pytest.approx((1 + 0 + 90) / (2 + 0.5 + 100) - 1)
+    assert error.mae_change == pytest.approx((1 + 0 + 90) / (2 + 0.5 + 100) - 1)
     assert count_error([3.0], [3.3], None).judged_by == pytest.approx(0.1)
 
 
@@ -266,20 +273,21 @@ def test_settings_that_make_no_sense_are_refused(wrong):
 
 
 def layer(i, sqnr_db=30.0):
-    error = CountError(change=0.02 / (i + 1), bias=-0.01 / (i + 1), largest=0.03, mae_increase=None)
+    error = CountError(change=0.02 / (i + 1), bias=-0.01 / (i + 1), largest=0.03, mae_change=None)
     return Layer(f"/network/part/part.{i}/Conv", 0.01, error, sqnr_db)
 
 
-@pytest.mark.parametrize("num", [3, MOST_LAYERS + 10])
-def test_a_plot_has_a_row_for_each_layer_up_to_a_limit(num, tmp_path):
-    layers = [layer(i, None if i == 1 else 30.0) for i in range(num)]
+def test_a_plot_has_a_row_for_each_layer_up_to_a_limit(tmp_path, monkeypatch):
+    monkeypatch.setattr("crowdrt.calibration.sensitivity.plot.MOST_LAYERS", 3)
+    layers = [layer(i, None if i == 1 else 30.0) for i in range(5)]
     heights = []
-    for drawn in (layers, layers[:MOST_LAYERS]):
+    for drawn in (layers[:2], layers[:3], layers):
         write_plot(drawn, tmp_path / "plot.png", kept=[layers[0].name])
         with Image.open(tmp_path / "plot.png") as image:
-            assert len(image.getcolors(1 << 24)) > 20
+            colours = {colour[:3] for _, colour in image.convert("RGB").getcolors(1 << 24)}
             heights.append(image.height)
-    assert heights[0] == heights[1]
+        assert {(0, 114, 178), (213, 94, 0)} <= colours  # in INT8, kept in float
+    assert heights[0] < heights[1] == heights[2]
 
 
 def test_names_are_shown_without_what_all_share():

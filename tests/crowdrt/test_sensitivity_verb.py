@@ -40,7 +40,7 @@ def test_layers_are_ranked_printed_drawn_and_repaired(crowdrt, command, tmp_path
                                 "SQNR"]  # fmt: skip
     assert [line.split()[0] for line in lines[1:17]] == [layer["name"] for layer in layers]
     assert lines[17].startswith("every layer")
-    assert lines[18].startswith("nothing has to stay float: increase of MAE")
+    assert lines[18].startswith("nothing has to stay float: change of the MAE")
     assert lines[19] == f"{out} (nothing had changed)"
 
 
