@@ -5,6 +5,7 @@ from is its key; the method is no part of it, because histograms serve every met
 """
 
 import json
+import shlex
 import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -132,7 +133,7 @@ class StatisticsCache:
         if reasons:
             raise CalibrationError(
                 f"{self.path} holds statistics of {', and of '.join(reasons)}",
-                fix=f"name another folder: --cache DIR, or collect anew: rm {self.path}",
+                fix=f"name another folder: --cache DIR, or collect anew: {removal(self.path)}",
             )
         try:
             tensors = content["tensors"]
@@ -194,8 +195,13 @@ def damaged(path: Path, error: BaseException) -> CalibrationError:
     """Return the error for a file that cannot be what was written."""
     return CalibrationError(
         f"{path} holds no statistics that can be trusted: {error or type(error).__name__}",
-        fix=f"remove it, and the images are run again: rm {path}",
+        fix=f"remove it, and the images are run again: {removal(path)}",
     )
+
+
+def removal(path: Path) -> str:
+    """Return the command that removes a file."""
+    return f"rm {shlex.quote(str(path))}"
 
 
 def as_document(statistics: Statistics) -> dict[str, Any]:
