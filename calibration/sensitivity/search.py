@@ -9,22 +9,24 @@ from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import onnx
 
 from crowdrt.calibration.calibrate import (
     COST_SIZE,
-    collect,
+    collect_kept,
     float_info,
     hash_of,
     identity,
     pick,
     quantize,
+    statistics_key,
 )
 from crowdrt.calibration.cost import conv_macs, int8_share
 from crowdrt.calibration.int8.plan import plan_int8
 from crowdrt.calibration.ranges import Statistics
+from crowdrt.calibration.ranges.cache import StatisticsCache
 from crowdrt.calibration.sensitivity.journal import Journal
 from crowdrt.calibration.sensitivity.judge import CountError, Judge, Verdict, count_error
 from crowdrt.contracts import CalibrationConfig, Sample
@@ -100,7 +102,7 @@ class Search:
         records = records or onnx_path.with_suffix(".sensitivity.jsonl")
         self.journal = Journal(records, fingerprint(self.made_from()))
 
-    def made_from(self) -> dict[str, object]:
+    def made_from(self) -> dict[str, Any]:
         """Return everything that decides a trial but its layers."""
         files = [{"name": path.name, "sha256": hash_of(path)} for path in self.calibrating]
         return {
@@ -138,9 +140,20 @@ class Search:
 
     @cached_property
     def seen(self) -> dict[str, Statistics]:
-        """What calibration saw of every tensor that any choice of layers puts in INT8."""
-        every = replace(self.plan, watched={name: (name,) for name in self.plan.group_of})
-        return collect(self.model, every, self.info, self.calibrating, num_threads=self.num_threads)
+        """What calibration saw of every tensor that any choice of layers puts in INT8.
+
+        Kept beside the trials, for a search that goes on and for one by another method.
+        """
+        hashes = [hash_of(path) for path in self.calibrating]
+        key = statistics_key(self.made_from(), hashes, self.info, self.plan.group_of)
+        file = self.journal.path.with_suffix(".calibration.json")
+        return collect_kept(
+            self.model,
+            self.info,
+            list(zip(self.calibrating, hashes, strict=True)),
+            StatisticsCache(file, key, strict=False),
+            num_threads=self.num_threads,
+        )
 
     def share(self, convs: Collection[str]) -> float:
         """Return the share of the convolutions' MACs that these take; 0 where none is known."""

@@ -11,6 +11,7 @@ from PIL import Image
 from small_graphs import network
 
 from crowdrt.calibration.calibrate import calibrate
+from crowdrt.calibration.layerwise import LayerwiseGraph
 from crowdrt.calibration.sensitivity.journal import Journal
 from crowdrt.calibration.sensitivity.judge import CountError, Judge, Verdict, count_error
 from crowdrt.calibration.sensitivity.plot import short_names, write_plot
@@ -195,6 +196,16 @@ def test_a_second_search_runs_nothing(float_onnx, samples, monkeypatch):
     first = rank(Search(float_onnx, samples, CONFIG, num_threads=1))
     monkeypatch.setattr(Judge, "verdict", no_more)
     assert rank(Search(float_onnx, samples, CONFIG, num_threads=1)) == first
+
+
+def test_another_method_takes_the_statistics_that_were_seen(float_onnx, samples, monkeypatch):
+    minmax = Search(float_onnx, samples, CONFIG, num_threads=1)
+    minmax.trial(CONVS)
+    monkeypatch.setattr(LayerwiseGraph, "run", no_more)
+    config = replace(CONFIG, calibration=replace(MINMAX, method="percentile", percentile=90.0))
+    clipped = Search(float_onnx, samples, config, num_threads=1)
+    assert clipped.trial(CONVS).counts != minmax.trial(CONVS).counts
+    assert clipped.trial([]).counts == minmax.trial([]).counts
 
 
 @pytest.mark.parametrize("change", ["network", "photograph", "config"])
