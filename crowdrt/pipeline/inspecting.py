@@ -25,6 +25,7 @@ from crowdrt.onnx_graph import (
     every_node,
     graph_size,
     image_size,
+    int8_convs,
     layer_macs,
     precision_of,
     stored_names,
@@ -113,7 +114,24 @@ def cost(model: onnx.ModelProto, size: Size) -> dict[str, Any]:
     return {
         **asdict(graph_size(model, size)),
         "macs_at": list(size),
+        **int8_shares(model, macs),
         "layers_without_shape": [name for name, count in macs.items() if count is None],
+    }
+
+
+def int8_shares(model: onnx.ModelProto, macs: Mapping[str, int | None]) -> dict[str, float | None]:
+    """Return the shares of the MACs in INT8: in the file, and of those on ONNX Runtime's CPU.
+
+    A layer whose shape is not known is left out. None: nothing is in INT8.
+    """
+    convs = int8_convs(model.graph)
+    known = {name: count for name, count in macs.items() if count}
+    if not convs or not known:
+        return {"int8_macs": None, "int8_macs_cpu": None}
+    total = sum(known.values())
+    return {
+        "int8_macs": sum(known.get(name, 0) for name in convs) / total,
+        "int8_macs_cpu": sum(known.get(name, 0) for name, fused in convs.items() if fused) / total,
     }
 
 
@@ -198,6 +216,8 @@ def file_lines(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     macs = f"unknown: no shape of {', '.join(unknown[:3])}"
     if found["macs"] is not None:
         macs = f"{found['macs'] / 1e9:.2f} G at {height}x{width}"
+        if (share := found["int8_macs"]) is not None:
+            macs += f", {share:.1%} in INT8, on ONNX Runtime's CPU {found['int8_macs_cpu']:.1%}"
     yield "parameters", f"{found['params']:,}"
     yield "MACs", macs
     idle = [name for names in found["unneeded"].values() for name in names]
@@ -235,6 +255,10 @@ def engine_lines(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "engine", f"{identity['engine']} {identity.get('engine_version')}"
     yield "built from", f"{found['source']}, sha256 {str(identity.get('onnx_sha256'))[:16]}"
     yield "options", ", ".join(scalars(identity.get("options")))
+    machine = identity.get("machine", {})
+    if "gpu" in machine:
+        yield "built for", ", ".join(f"{name} {value}" for name, value in machine.items())
+        yield "route", str(found["build"].get("build", {}).get("route"))
     yield "runs here", "yes" if found["runs_here"] else f"no: {found['why_not']}"
     if build := ", ".join(scalars(found["build"])):
         yield "build", build
