@@ -175,6 +175,30 @@ def precision_of(graph: onnx.GraphProto) -> str:
     return next((names[kind] for kind, _ in sizes.most_common() if kind in names), "fp32")
 
 
+def int8_convs(graph: onnx.GraphProto) -> dict[str, bool]:
+    """Return the convolutions that read codes alone, by name.
+
+    True: the result becomes codes as well, behind a ReLU or at once, and nothing else reads it.
+    ONNX Runtime runs those in INT8 and the others in float, of which it has no kernel for
+    ConvTranspose; TensorRT can run all of them in INT8.
+    """
+    makers = {name: node.op_type for node in graph.node for name in node.output}
+    readers: dict[str, list[onnx.NodeProto]] = {}
+    for node in graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    found = {}
+    for node in graph.node:
+        read = {makers.get(name) for name in node.input[:2]}
+        if node.op_type in CONVS and read == {"DequantizeLinear"}:
+            behind = readers.get(node.output[0], [])
+            if [each.op_type for each in behind] == ["Relu"]:
+                behind = readers.get(behind[0].output[0], [])
+            kinds = {each.op_type for each in behind} - {"Shape"}
+            found[name_of(node)] = node.op_type == "Conv" and kinds == {"QuantizeLinear"}
+    return found
+
+
 def free_sizes(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return a copy whose inputs have free spatial axes, and which claims no other shapes."""
     freed = without_shapes(model)

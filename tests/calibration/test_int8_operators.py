@@ -3,13 +3,14 @@
 import numpy as np
 import onnx
 import pytest
-from small_graphs import NORMALISE, constants_of, drawn, from_text, picture, run
+from small_graphs import NORMALISE, TEXTS, constants_of, drawn, from_text, network, picture, run
 from test_qdq import int8_of, ranges_on
 
 from crowdrt.calibration.cost import conv_macs
 from crowdrt.calibration.int8.plan import plan_int8
 from crowdrt.calibration.int8.qdq import insert_qdq
 from crowdrt.engines.ort import save_optimised
+from crowdrt.onnx_graph import int8_convs
 
 # what runs in ONNX Runtime on codes, and what between them in float
 RESIZE = 'r1 = Relu (y1) x9 = Resize <mode = "{mode}"> (r1, , twice)'
@@ -170,3 +171,15 @@ def test_costs_of_a_graph_with_a_size_inside_are_those_at_its_size():
     model = graph_with(BETWEEN["MatMul"], size=(48, 64))
     for asked in ((48, 64), (576, 864)):
         assert conv_macs(model, asked) == macs
+
+
+@pytest.mark.parametrize("kind", TEXTS)
+def test_onnx_runtime_runs_those_convolutions_in_int8_of_which_the_file_says_so(kind, tmp_path):
+    quantized, plan, _ = int8_of(network(kind), picture())
+    onnx.save(quantized, tmp_path / "int8.onnx")
+    save_optimised(tmp_path / "int8.onnx", tmp_path / "cpu.onnx", config={})
+    kinds = [node.op_type for node in onnx.load(tmp_path / "cpu.onnx").graph.node]
+    found = int8_convs(quantized.graph)
+    assert (*found,) == plan.convs
+    assert kinds.count("QLinearConv") == sum(found.values()) > 0
+    assert int8_convs(network(kind).graph) == {}

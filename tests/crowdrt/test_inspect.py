@@ -88,6 +88,8 @@ def test_an_int8_network(crowdrt, tiny):
     assert int8["precision"] == "int8"
     assert int8["operators"]["QuantizeLinear"] > 16
     assert int8["macs"] == floating["macs"]
+    assert floating["int8_macs"] is floating["int8_macs_cpu"] is None
+    assert 0.98 < int8["int8_macs_cpu"] < int8["int8_macs"] < 1  # the answer's layer, and before it
     assert int8["manifest"]["made_from"]["onnx"] == floating["sha256"]
 
 
