@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
@@ -175,7 +175,7 @@ def read_content(path: Path) -> dict[str, Any]:
             raise ValueError("no ordinary file")
         if path.stat().st_size > MAX_BYTES:
             raise ValueError(f"larger than {MAX_BYTES >> 20} MiB")
-        document = json.loads(path.read_bytes(), parse_constant=refuse)
+        document = json.loads(path.read_bytes())
         content = document["content"]
         if document["sha256"] != fingerprint(content):
             raise ValueError("its content is not that of its SHA-256")
@@ -184,11 +184,6 @@ def read_content(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, TypeError, LookupError, RecursionError, MemoryError) as error:
         raise damaged(path, error) from error
     return content
-
-
-def refuse(constant: str) -> NoReturn:
-    """Refuse the constants that Python reads and JSON does not know."""
-    raise ValueError(f"{constant} is no number of JSON")
 
 
 def damaged(path: Path, error: BaseException) -> CalibrationError:
