@@ -7,13 +7,17 @@ RECIPE ?= csrnet-quarter
 DATA ?= $(CROWDRT_DATA)
 BIN := .venv/bin
 
-.PHONY: run test check clean
+.PHONY: run test check gpu clean
 
 run: .venv/.installed-run
 	$(BIN)/crowdrt run $(RECIPE) $(if $(DATA),--data "$(DATA)")
 
 test: .venv/.installed-dev
 	$(BIN)/python -m pytest -q
+
+# On a GPU host: FOLDER from `python -m crowdrt.pipeline.gpu prepare`, TRT a Python with TensorRT
+gpu:
+	$(PYTHON) -m crowdrt.pipeline.gpu run "$(FOLDER)" --trt-python "$(TRT)"
 
 check: .venv/.installed-dev
 	$(BIN)/ruff check .

@@ -40,7 +40,7 @@ class Peaks:
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise EngineError(
                 f"the record of this GPU's peaks cannot be read: {error!r}",
-                fix="delete peaks.json, and measure again: python -m crowdrt.benchmarks.gpu peaks",
+                fix="delete it; python -m crowdrt.pipeline.gpu run measures them again",
             ) from error
 
 

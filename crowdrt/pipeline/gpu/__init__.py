@@ -1,0 +1,1 @@
+"""TensorRT built and timed on a real GPU, beside PyTorch: prepared anywhere, run in one call."""
