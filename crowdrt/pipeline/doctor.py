@@ -1,8 +1,6 @@
 """What this machine can do, what is missing, and the command that mends it."""
 
 import importlib.util
-import shutil
-import subprocess
 from collections.abc import Mapping
 from importlib import metadata
 from typing import Any
@@ -11,7 +9,11 @@ from rich.table import Table
 
 from crowdrt.benchmarks.timing.machine import describe_machine
 from crowdrt.console import show_table
+from crowdrt.engines.cuda.device import gpu_identity, open_device
 from crowdrt.engines.machine import cpu_may_saturate, num_cores
+from crowdrt.engines.trt.routes import route_of
+from crowdrt.errors import CrowdRTError
+from crowdrt.lazy import require
 
 # What each extra brings, by the module that shows it is there.
 CAPABILITIES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
@@ -19,6 +21,7 @@ CAPABILITIES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("build OpenVINO engines too, fast in INT8", "openvino", ("openvino",)),
     ("train and export", "train", ("torch", "safetensors", "lightning", "fvcore", "onnxsim")),
     ("draw plots and reports", "report", ("matplotlib", "jinja2")),
+    ("sign TensorRT engines that travel", "signing", ("cryptography",)),
 )
 
 
@@ -64,19 +67,19 @@ def int8_advice() -> str:
 
 
 def gpu() -> dict[str, Any]:
-    """Say whether a CUDA device answers; engines for it are not built by this version."""
-    if shutil.which("nvidia-smi") is None:
-        return {"ready": False, "reason": "no CUDA device: nvidia-smi was not found"}
-    query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
+    """Say whether TensorRT engines can be built here, by which route, or what is missing."""
+    found: dict[str, Any] = {"ready": False}
     try:
-        answer = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True)
-    except (OSError, subprocess.SubprocessError) as error:
-        return {"ready": False, "reason": f"no CUDA device: nvidia-smi failed ({error})"}
-    return {
-        "ready": False,
-        "devices": answer.stdout.strip().splitlines(),
-        "reason": "a GPU is here, but this version builds CPU engines only",
-    }
+        device = open_device()
+        found |= gpu_identity(device)
+        trt = require("tensorrt", extra="tensorrt")
+        found |= {"tensorrt": str(trt.__version__), "route": route_of(trt).name}
+    except CrowdRTError as error:
+        here = f"{found['gpu']}, but " if "gpu" in found else ""
+        return found | {"reason": here + error.problem, "fix": error.fix}
+    about = f"{found['gpu']}, compute capability {found['compute_capability']}"
+    route = f"TensorRT {found['tensorrt']}, route {found['route']}"
+    return found | {"ready": True, "reason": f"{about}, driver {found['driver']}; {route}"}
 
 
 def show(findings: Mapping[str, Any]) -> None:
@@ -92,5 +95,7 @@ def show(findings: Mapping[str, Any]) -> None:
         missing = f"missing {', '.join(entry['missing'])}\n→ {entry['fix']}".replace("[", "\\[")
         mark = "[green]ready[/]" if entry["ready"] else "[yellow]not yet[/]"
         table.add_row(f"{mark}", f"{entry['purpose']}: {versions if entry['ready'] else missing}")
-    table.add_row("GPU", findings["gpu"]["reason"])
+    found = findings["gpu"]
+    fix = f"\n→ {found['fix']}".replace("[", "\\[") if "fix" in found else ""
+    table.add_row("GPU", found["reason"] + fix)
     show_table(table)

@@ -9,6 +9,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "engines"))
 
 from stand_in_tensorrt import installed
 
+from crowdrt.pipeline import doctor
+
 BUILD = ("--engine", "tensorrt", "--shape", "32x32:96x128:512x512", "--json")
 
 
@@ -51,6 +53,26 @@ def test_inspect_says_why_it_does_not_run_without_a_gpu(crowdrt, built, monkeypa
     (found,) = crowdrt("inspect", built, "--json").json()
     assert not found["runs_here"]
     assert "no CUDA device answers" in found["why_not"]
+
+
+def test_doctor_names_the_gpu_and_the_route(crowdrt, monkeypatch):
+    _, device = installed(monkeypatch, "11.4")
+    monkeypatch.setattr(doctor, "open_device", lambda: device)
+    found = crowdrt("doctor", "--json").json()["gpu"]
+    assert found["ready"]
+    assert found["route"] == "11: strongly typed, the only mode"
+    assert "Stand-in GPU" in crowdrt("doctor").out
+
+
+def test_doctor_says_what_is_missing_beside_a_gpu(crowdrt, monkeypatch):
+    _, device = installed(monkeypatch)
+    monkeypatch.setattr(doctor, "open_device", lambda: device)
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    found = crowdrt("doctor", "--json").json()["gpu"]
+    assert not found["ready"]
+    assert found["reason"].startswith("Stand-in GPU, but tensorrt could not be imported")
+    assert "crowdrt[tensorrt]" in found["fix"]
+    assert "crowdrt[tensorrt]" in crowdrt("doctor").out
 
 
 @pytest.mark.parametrize(
