@@ -10,6 +10,7 @@ from onnx import TensorProto, helper
 
 from crowdrt.contracts import GraphInfo, TensorSpec
 from crowdrt.engines.trt.options import PlanOptions, Shape, shown
+from crowdrt.engines.trt.residual import fuse_residual_sums
 from crowdrt.errors import EngineError
 from crowdrt.onnx_file import stored_info
 from crowdrt.onnx_graph import (
@@ -67,6 +68,7 @@ def plan_graph(model: onnx.ModelProto, options: PlanOptions, *, source: str) -> 
     fixed = largest if shape is None or shape[0] == shape[2] else graph
     specs = [tuple(map(spec_of, fed(fixed))), tuple(map(spec_of, fixed.graph.output))]
     ready = named(fixed)
+    fuse_residual_sums(ready)
     pixels = float_pixels(ready, always=options.float_input)
     asked = asked_precisions(ready)
     return PlanGraph(
