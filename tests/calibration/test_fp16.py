@@ -307,7 +307,8 @@ def test_the_file_counts_like_the_float_one(float_onnx, photographs, tmp_path):
     artifact = cast(float_onnx, photographs, out, CONFIG)
     assert artifact.path == out
     assert artifact.sha256 == sha256_file(out)
-    assert graph_info(out) == replace(INFO, precision="fp16")
+    told = INFO.with_calibration(map(sha256_file, photographs))
+    assert graph_info(out) == replace(told, precision="fp16")
     before, after = counts_of(float_onnx, photographs), counts_of(out, photographs)
     assert np.std(before) > 1
     assert 0 < np.abs(after - before).max() < 0.005 * np.abs(before).max()
@@ -519,7 +520,8 @@ def test_of_an_int8_network_the_float_part_is_cast(int8_onnx, photographs, tmp_p
     out = tmp_path / "mixed.onnx"
     cast(int8_onnx, photographs, out, CONFIG)
     before, half = onnx.load(int8_onnx), onnx.load(out)
-    assert graph_info(out) == replace(INFO, precision="int8+fp16", weight_bits=7)
+    told = INFO.with_calibration(map(sha256_file, photographs))
+    assert graph_info(out) == replace(told, precision="int8+fp16", weight_bits=7)
     types = tensor_types(half)
     for node in half.graph.node:
         if node.op_type == "QuantizeLinear":
