@@ -10,6 +10,7 @@ from rich.table import Table
 from crowdrt.benchmarks.timing.machine import describe_machine
 from crowdrt.console import show_table
 from crowdrt.engines.cuda.device import gpu_identity, open_device
+from crowdrt.engines.cuda.driver import driver_gpu, generations_for
 from crowdrt.engines.machine import cpu_may_saturate, num_cores
 from crowdrt.engines.trt.routes import route_of
 from crowdrt.errors import CrowdRTError
@@ -68,18 +69,34 @@ def int8_advice() -> str:
 
 def gpu() -> dict[str, Any]:
     """Say whether TensorRT engines can be built here, by which route, or what is missing."""
-    found: dict[str, Any] = {"ready": False}
+    found: dict[str, Any] = {"ready": False, **(driver_gpu() or {})}
+    found |= {"reached_by": version_of_any("pycuda", "cuda-bindings"),
+              "watched_by": version_of_any("nvidia-ml-py")}  # fmt: skip
     try:
         device = open_device()
         found |= gpu_identity(device)
         trt = require("tensorrt", extra="tensorrt")
         found |= {"tensorrt": str(trt.__version__), "route": route_of(trt).name}
     except CrowdRTError as error:
-        here = f"{found['gpu']}, but " if "gpu" in found else ""
+        if "gpu" not in found:  # nothing that could be mended here
+            return found | {"reason": f"none: {error.problem}"}
+        found["generations"] = generations_for(found["compute_capability"])
+        takes = f"for TensorRT {', '.join(found['generations'])}"
+        here = f"{found['gpu']}, compute capability {found['compute_capability']} {takes}, but "
         return found | {"reason": here + error.problem, "fix": error.fix}
     about = f"{found['gpu']}, compute capability {found['compute_capability']}"
     route = f"TensorRT {found['tensorrt']}, route {found['route']}"
-    return found | {"ready": True, "reason": f"{about}, driver {found['driver']}; {route}"}
+    watched = "" if found["watched_by"] else "; without nvidia-ml-py nobody watches its clocks"
+    said = f"{about}, driver {found['driver']}; {route}{watched}"
+    return found | {"ready": True, "reason": said}
+
+
+def version_of_any(*distributions: str) -> str | None:
+    """Return name and version of the first that is installed."""
+    for name in distributions:
+        if (version := version_of(name)) != "unknown":
+            return f"{name} {version}"
+    return None
 
 
 def show(findings: Mapping[str, Any]) -> None:

@@ -70,7 +70,9 @@ def test_doctor_says_what_is_missing_beside_a_gpu(crowdrt, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     found = crowdrt("doctor", "--json").json()["gpu"]
     assert not found["ready"]
-    assert found["reason"].startswith("Stand-in GPU, but tensorrt could not be imported")
+    assert found["reason"].startswith(
+        "Stand-in GPU, compute capability 9.0 for TensorRT 8.6, 10, 11, but tensorrt could not be"
+    )
     assert "crowdrt[tensorrt]" in found["fix"]
     assert "crowdrt[tensorrt]" in crowdrt("doctor").out
 
