@@ -44,8 +44,19 @@ def check_signature(folder: Path, manifest: bytes) -> None:
     Raises:
         EngineError: there is no signature, or it is of another manifest or key.
     """
-    if named := os.environ.get(VERIFY_KEY):
-        _verify(folder, manifest, load_key(Path(named), private=False))
+    public = verify_key()
+    if public is not None:
+        _verify(folder, manifest, public)
+
+
+def verify_key() -> Any:
+    """Return the public key in the file that $CROWDRT_VERIFY_KEY names, None where it names none.
+
+    Raises:
+        EngineError: that file cannot be read, or holds another kind of key.
+    """
+    named = os.environ.get(VERIFY_KEY)
+    return load_key(Path(named), private=False) if named else None
 
 
 def check_signed_with(folder: Path, manifest: bytes, key: Path) -> None:

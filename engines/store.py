@@ -19,7 +19,15 @@ from crowdrt.engines.base import Engine, check_threads
 from crowdrt.engines.machine import machine_identity
 from crowdrt.engines.ort import optimised_opener, write_optimised
 from crowdrt.engines.ov import compiled_opener, write_compiled
-from crowdrt.engines.signing import check_key, check_signature, check_signed_with, sign
+from crowdrt.engines.signing import (
+    VERIFY_KEY,
+    check_key,
+    check_signature,
+    check_signed_with,
+    sign,
+    sign_fix,
+    verify_key,
+)
 from crowdrt.engines.trt.build import this_gpu, write_plan
 from crowdrt.engines.trt.options import PlanOptions
 from crowdrt.engines.trt.run import plan_opener
@@ -30,6 +38,7 @@ from crowdrt.onnx_file import external_files
 
 MANIFEST = "engine.json"
 STALE_S = 3600.0  # a temporary folder this old belongs to a build that was killed
+STALE_GPU_S = 24 * 3600.0  # the same for TensorRT, which may try kernels for hours
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,6 +135,8 @@ class EngineStore:
         identity = engine_identity(onnx_path, engine, num_threads, plan)
         key = fingerprint(identity)[:16]
         path = self.root / f"{key}-{engine}"
+        if KINDS[engine].on_gpu and sign_key is None:
+            check_loadable(path)
         reused = _is_sound(path, sign_key)
         if not reused:
             _sweep(self.root, engine)
@@ -206,6 +217,22 @@ def _fill(
     write_json(folder / MANIFEST, document)
 
 
+def check_loadable(path: Path) -> None:
+    """Refuse to build what would not load, because nobody signs it.
+
+    Raises:
+        EngineError: $CROWDRT_VERIFY_KEY asks for signed engines, and there is none at `path`.
+    """
+    if verify_key() is None:
+        return
+    try:
+        read_built(path)
+    except EngineError as error:
+        raise EngineError(
+            f"${VERIFY_KEY} asks for signed engines: {error.problem}", fix=sign_fix()
+        ) from error
+
+
 def _is_sound(path: Path, sign_key: Path | None) -> bool:
     """Say whether `path` holds an engine; a damaged one is moved out of the way.
 
@@ -215,7 +242,8 @@ def _is_sound(path: Path, sign_key: Path | None) -> bool:
     if not path.exists():
         return False
     try:
-        read_built(path)
+        if not path.name.startswith(read_built(path).key):
+            raise EngineError(f"{path} holds another engine", fix=rebuild(path))
         if sign_key is not None:
             check_signed_with(path, (path / MANIFEST).read_bytes(), sign_key)
     except EngineError as error:
@@ -230,9 +258,10 @@ def _is_sound(path: Path, sign_key: Path | None) -> bool:
 
 def _sweep(root: Path, engine: str) -> None:
     """Remove what builds that were killed left behind."""
+    stale_s = STALE_GPU_S if KINDS[engine].on_gpu else STALE_S
     for folder in root.glob(f".*-{engine}.tmp-*"):
         with contextlib.suppress(OSError):
-            if time.time() - folder.stat().st_mtime > STALE_S:
+            if time.time() - folder.stat().st_mtime > stale_s:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -256,6 +285,7 @@ class StoredEngine:
 
     engine: str  # onnxruntime, openvino
     engine_version: str
+    key: str  # of all that decided it
     sha256: str  # of the engine file
     num_threads: int  # that it was built for; 0 is every core
     open: Callable[..., Engine]  # takes num_threads
@@ -279,11 +309,12 @@ def read_built(path: Path) -> StoredEngine:
         stored = StoredEngine(
             engine=name,
             engine_version=version,
+            key=fingerprint(identity)[:16],
             sha256=hashlib.sha256(content).hexdigest(),
             num_threads=int(identity["options"].get("num_threads", 0)),
             open=kind.opener(content, document),
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise EngineError(
             f"{path} is no engine folder, or a damaged one: {error}", fix=rebuild(path)
         ) from error

@@ -4,6 +4,7 @@ Streams, events and device memory are plain integers, as the driver and TensorRT
 """
 
 import ctypes
+import functools
 import importlib.util
 import re
 from contextlib import AbstractContextManager
@@ -92,8 +93,11 @@ class Device(Protocol):
         ...
 
 
+@functools.cache
 def open_device() -> Device:
-    """Return the first CUDA device (CUDA_VISIBLE_DEVICES says which that is).
+    """Return the first CUDA device (CUDA_VISIBLE_DEVICES says which that is), once per process.
+
+    Whoever lets go of the last hold on a primary context ends it, and starting it takes long.
 
     Raises:
         MissingDependencyError: neither pycuda nor cuda-bindings is installed.

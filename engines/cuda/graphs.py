@@ -10,6 +10,8 @@ from collections.abc import Callable
 from ctypes import byref, c_int, c_uint, c_ulonglong, c_void_p
 from typing import Any
 
+from crowdrt.errors import EngineError
+
 THREAD_LOCAL = 1  # of the capture: other threads may allocate meanwhile
 SIGNATURES: dict[str, tuple[Any, ...]] = {
     "cuStreamBeginCapture_v2": (c_void_p, c_uint),
@@ -21,8 +23,13 @@ SIGNATURES: dict[str, tuple[Any, ...]] = {
 }
 
 
-class GraphError(Exception):
-    """The driver cannot make a graph of what was asked; run it without one."""
+class GraphError(EngineError):
+    """The driver cannot make a graph of what was asked, or cannot launch it."""
+
+    def __init__(
+        self, problem: str, fix: str = "run it without: open the engine with graphs=False"
+    ) -> None:
+        super().__init__(problem, fix)
 
 
 @functools.cache

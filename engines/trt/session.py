@@ -11,7 +11,7 @@ import numpy.typing as npt
 from crowdrt.console import say
 from crowdrt.contracts import Feeds
 from crowdrt.engines.cuda.device import Device
-from crowdrt.engines.cuda.graphs import CudaGraph, GraphError
+from crowdrt.engines.cuda.graphs import CudaGraph
 from crowdrt.engines.trt.progress import recorder_for, started
 from crowdrt.errors import EngineError
 from crowdrt.lazy import require
@@ -130,18 +130,24 @@ class Session:
         """
         if shapes == self._shapes:
             return
-        context = self._context
         for name, shape in shapes.items():
             low, high = self._plan.limits(name)
-            fits = all(a <= side <= b for a, side, b in zip(low, shape, high, strict=True))
-            if not fits or not context.set_input_shape(name, shape):
+            if not all(a <= side <= b for a, side, b in zip(low, shape, high, strict=True)):
                 raise EngineError(
                     f"{name} has shape {shape}, the plan takes {low} to {high}",
                     fix="resize or tile the image, or build for its size: crowdrt build MODEL.onnx "
                     "--engine tensorrt --shape MIN:OPT:MAX",
                 )
-        self._shapes = dict(shapes)
         self._drop_graph()  # it holds the kernels of the size before
+        self._shapes = {}  # nothing is known of a context that took some shapes and not others
+        context = self._context
+        for name, shape in shapes.items():
+            if not context.set_input_shape(name, shape):
+                raise EngineError(
+                    f"TensorRT refuses {name} of shape {shape}: {self._plan.logger.complaint()}",
+                    fix="try another image size; crowdrt inspect ENGINE shows the plan's own",
+                )
+        self._shapes = dict(shapes)
 
     def run(self, feeds: Feeds) -> Feeds:
         """Return the plan's own outputs for its inputs; they are copies."""
@@ -194,9 +200,9 @@ class Session:
     def _record(self) -> None:
         try:
             self._graph = CudaGraph(self._stream, self._enqueue)
-        except (GraphError, EngineError) as error:
+        except EngineError as error:
             self._graphs = False
-            say(f"kernels are launched one by one: {error}")
+            say(f"kernels are launched one by one: {error.problem}")
 
     def _enqueue(self, stream: int) -> None:
         context = self._context

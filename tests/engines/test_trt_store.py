@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -265,6 +266,45 @@ def test_an_unsigned_engine_does_not(build, keys, monkeypatch):
         open_engine(built.path)
     assert "--sign-key" in caught.value.fix
     assert loads(build.trt) == before
+
+
+def test_none_is_built_that_would_not_load(build, keys, monkeypatch):
+    monkeypatch.setenv(VERIFY_KEY, str(keys[0].with_suffix(".pub")))
+    with pytest.raises(EngineError, match="asks for signed engines") as caught:
+        build()
+    assert "--sign-key" in caught.value.fix
+    assert not build.trt.my_log
+    signed = build(sign_key=keys[0])
+    assert build().path == signed.path  # it is there, and signed
+
+
+def test_a_wrong_key_to_verify_with_costs_no_engine(build, monkeypatch, tmp_path):
+    built = build()
+    monkeypatch.setenv(VERIFY_KEY, str(tmp_path / "none.pem"))
+    with pytest.raises(EngineError, match="holds no public key"):
+        build()
+    monkeypatch.delenv(VERIFY_KEY)
+    assert build().reused
+    assert built.path.is_dir()
+
+
+def test_a_plan_under_the_name_of_another_is_not_taken_for_it(build):
+    one, two = build(), build(dataclasses.replace(OPTIONS, level=4))
+    shutil.rmtree(two.path)
+    shutil.copytree(one.path, two.path)
+    assert not build(dataclasses.replace(OPTIONS, level=4)).reused
+    assert read_built(two.path).key == two.key
+
+
+def test_another_build_that_takes_hours_is_not_swept_away(build, engines):
+    others = engines.root / ".0123456789abcdef-tensorrt.tmp-long"
+    others.mkdir(parents=True)
+    os.utime(others, (time.time() - 5 * 3600,) * 2)
+    build()
+    assert others.is_dir()
+    os.utime(others, (time.time() - 30 * 3600,) * 2)
+    build(dataclasses.replace(OPTIONS, level=4))
+    assert not others.exists()
 
 
 def test_neither_does_one_of_another_key(build, keys, monkeypatch):
