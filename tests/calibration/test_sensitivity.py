@@ -8,7 +8,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 from PIL import Image
-from small_graphs import network
+from small_graphs import NORMALISE, from_text, network
 
 from crowdrt.calibration.calibrate import calibrate
 from crowdrt.calibration.layerwise import LayerwiseGraph
@@ -89,10 +89,26 @@ def test_a_layer_alone_is_what_calibrate_writes_with_the_others_kept_float(
         assert search.trial([alone]).counts == counts_of(out, search)
 
 
-def test_pools_and_concatenations_of_any_choice_have_statistics(photographs, tmp_path, samples):
-    path = tmp_path / "columns.onnx"
-    onnx.save(network("columns"), path)
-    search = Search(path, samples, CONFIG, num_threads=1)
+FORKED = """
+    y1 = Conv <pads = [1, 1, 1, 1]> (normal, w1, b1)
+    r1 = Relu (y1)
+    p1 = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (r1)
+    p2 = MaxPool <kernel_shape = [3, 3], strides = [2, 2], pads = [1, 1, 1, 1]> (r1)
+    y2 = Conv (p1, w2, b2)
+    y3 = Conv (p2, w3, b3)
+    both = Add (y2, y3)
+    density = Conv (both, w4, b4)
+    count = ReduceSum <keepdims = 0> (density, axes)
+"""
+FORKED_SHAPES = {"w1": (4, 3, 3, 3), "w2": (4, 4, 1, 1), "w3": (4, 4, 1, 1), "w4": (1, 4, 1, 1)}
+
+
+@pytest.mark.parametrize("kind", ["columns", "forked"])
+def test_any_choice_of_layers_has_statistics(kind, tmp_path, samples):
+    """Of the fork, `r1` is watched only where one of its pools hands on no codes."""
+    forked = from_text(NORMALISE + FORKED, FORKED_SHAPES)
+    onnx.save(forked if kind == "forked" else network(kind), tmp_path / "small.onnx")
+    search = Search(tmp_path / "small.onnx", samples, CONFIG, num_threads=1)
     for i in range(2 ** len(search.plan.convs)):
         chosen = [name for k, name in enumerate(search.plan.convs) if i >> k & 1]
         assert np.isfinite(search.trial(chosen).counts).all()
