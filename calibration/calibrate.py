@@ -51,10 +51,9 @@ def calibrate(
         config: how ranges are found.
         keep_float: names of convolutions to leave in float.
         num_threads: 0 uses every core.
-        cache: folder of the statistics that the images gave, from which every method takes its
-            ranges without running them again, and a killed call goes on; beside `out` by
-            default. Statistics that do not fit are refused in a folder that is named here, and
-            elsewhere collected anew.
+        cache: folder of the statistics, from which every method takes its ranges without another
+            pass, and a killed pass goes on. Named here, it refuses statistics that do not fit;
+            by default they lie beside `out` and are then collected anew.
     """
     if out.resolve() == onnx_path.resolve():
         raise CalibrationError(
@@ -70,18 +69,13 @@ def calibrate(
     plan = plan_int8(model, keep_float)
     hashes = [file["sha256"] for file in files]
     key = statistics_key(made_from, hashes, info, watched_whatever_stays_float(model, plan))
-    kept = StatisticsCache(statistics_file(onnx_path, out, cache), key, strict=cache is not None)
+    kept = statistics_cache(onnx_path, out, cache, key)
     pairs = list(zip(chosen, hashes, strict=True))
     seen = collect_kept(model, info, pairs, kept, num_threads=num_threads)
-    told = info.with_calibration(file["sha256"] for file in files)
+    told = info.with_calibration(hashes)
     write_int8(quantize(model, plan, seen, config), told, config, out)
-    facts = {
-        **asdict(config),
-        "images": {"num": len(files), "sha256": made_from["images"], "files": files},
-        "float": dict(plan.left),
-        "int8_macs": int8_share(conv_macs(model, info.fixed_size or COST_SIZE), plan.convs),
-        "tensors": tensor_facts(plan, seen, config),
-    }
+    listed = {"num": len(files), "sha256": made_from["images"], "files": files}
+    facts = {**facts_of(model, plan, info, seen, config), "images": listed}
     return write_manifest(out, kind="onnx", made_from=made_from, facts=facts)
 
 
@@ -227,13 +221,16 @@ def statistics_key(
     )
 
 
-def statistics_file(onnx_path: Path, out: Path, folder: Path | None) -> Path:
+def statistics_cache(
+    onnx_path: Path, out: Path, folder: Path | None, key: Mapping[str, Any]
+) -> StatisticsCache:
     """Return where the statistics of a network are kept: in `folder`, else beside `out`."""
     if folder is not None and folder.exists() and not folder.is_dir():
         raise CalibrationError(
             f"{folder} is a file, statistics are kept in a folder", fix="name one: --cache DIR"
         )
-    return (folder or out.parent) / f"{onnx_path.stem}.calibration.json"
+    path = (folder or out.parent) / f"{onnx_path.stem}.calibration.json"
+    return StatisticsCache(path, key, strict=folder is not None)
 
 
 def feeds_of(model: onnx.ModelProto, info: GraphInfo, path: Path) -> Iterator[Feeds]:
@@ -293,6 +290,22 @@ def write_int8(
     onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
     with write_whole(out) as temporary:
         onnx.save(model, temporary)
+
+
+def facts_of(
+    model: onnx.ModelProto,
+    plan: Plan,
+    info: GraphInfo,
+    seen: Mapping[str, Statistics],
+    config: CalibrationConfig,
+) -> dict[str, Any]:
+    """Return what the manifest says of the ranges, and of what runs in INT8."""
+    return {
+        **asdict(config),
+        "float": dict(plan.left),
+        "int8_macs": int8_share(conv_macs(model, info.fixed_size or COST_SIZE), plan.convs),
+        "tensors": tensor_facts(plan, seen, config),
+    }
 
 
 def tensor_facts(
