@@ -1,18 +1,19 @@
 """The fewest harmful layers kept in float, so that the rest may run in INT8."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from crowdrt.calibration.calibrate import calibrate
+from crowdrt.calibration.calibrate import facts_of, identity, quantize, write_int8
+from crowdrt.calibration.int8.plan import plan_int8
 from crowdrt.calibration.sensitivity.judge import CountError
 from crowdrt.calibration.sensitivity.rank import Layer
 from crowdrt.calibration.sensitivity.search import Search
 from crowdrt.console import say
 from crowdrt.contracts import Artifact
 from crowdrt.errors import CalibrationError
-from crowdrt.manifest import read_manifest, write_manifest
+from crowdrt.manifest import reusable, write_manifest
 
 
 @dataclass(frozen=True)
@@ -123,22 +124,25 @@ def write_repaired(search: Search, found: Repair, out: Path) -> Artifact:
 
     Its manifest holds the reason of each float layer, and the steps that led there.
     """
-    artifact = calibrate(
-        search.onnx_path,
-        search.calibrating,
+    if out.resolve() == search.onnx_path.resolve():
+        raise CalibrationError(
+            f"{out} is the float network itself", fix="write elsewhere: -o model.int8.onnx"
+        )
+    config, files = search.config.calibration, search.calibration_files()
+    steps = {**search.facts(), **found.facts()}
+    made_from = identity(search.onnx_path, files, config, [*found.kept])
+    if artifact := reusable(out, made_from={**made_from, "repair": steps}):
+        return artifact
+    plan = plan_int8(search.model, found.kept)
+    plan = replace(plan, left={**plan.left, **found.kept})
+    mixed = quantize(search.model, plan, search.seen, config)
+    told = search.info.with_calibration(file["sha256"] for file in files)
+    write_int8(mixed, told, config, out)
+    listed = {"num": len(files), "sha256": made_from["images"], "files": files}
+    facts = facts_of(search.model, plan, search.info, search.seen, config)
+    return write_manifest(
         out,
-        search.config.calibration,
-        [*found.kept],
-        num_threads=search.num_threads,
+        kind="onnx",
+        made_from={**made_from, "repair": steps},
+        facts={**facts, "images": listed, "repair": steps},
     )
-    document = read_manifest(out)
-    assert document is not None
-    facts: Mapping[str, Any] = document["facts"]
-    added = {
-        "float": facts["float"] | found.kept,
-        "repair": {**search.facts(), **found.facts()},
-    }
-    written = write_manifest(
-        out, kind="onnx", made_from=document["made_from"], facts={**facts, **added}
-    )
-    return replace(written, reused=artifact.reused)

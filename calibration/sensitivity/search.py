@@ -104,13 +104,16 @@ class Search:
 
     def made_from(self) -> dict[str, Any]:
         """Return everything that decides a trial but its layers."""
-        files = [{"name": path.name, "sha256": hash_of(path)} for path in self.calibrating]
         return {
-            **identity(self.onnx_path, files, self.config.calibration, ()),
+            **identity(self.onnx_path, self.calibration_files(), self.config.calibration, ()),
             "judged": [hash_of(path) for path in self.judge.photographs],
             "onnxruntime": versions().get("onnxruntime"),
             "trial": FORM,
         }
+
+    def calibration_files(self) -> list[dict[str, str]]:
+        """Return name and SHA-256 of the photographs that calibrate."""
+        return [{"name": path.name, "sha256": hash_of(path)} for path in self.calibrating]
 
     def error(self, int8: Collection[str]) -> CountError:
         """Return how far counts move with these convolutions in INT8 and the rest in float."""
@@ -144,7 +147,7 @@ class Search:
 
         Kept beside the trials, for a search that goes on and for one by another method.
         """
-        hashes = [hash_of(path) for path in self.calibrating]
+        hashes = [file["sha256"] for file in self.calibration_files()]
         key = statistics_key(self.made_from(), hashes, self.info, self.plan.group_of)
         file = self.journal.path.with_suffix(".calibration.json")
         return collect_kept(
