@@ -150,7 +150,7 @@ class TestEdges:
         values = draw("heavy")
         assert found(values, method) == found(-values, method) == found(np.abs(values), method)
 
-    @settings(max_examples=20, deadline=None)
+    @settings(max_examples=12, deadline=None)
     @given(
         values=hnp.arrays(np.float32, st.integers(1, 300), elements=st.floats(-1e6, 1e6, width=32)),
         random=st.randoms(use_true_random=False),

@@ -419,7 +419,7 @@ def statistics_from(*batches):
     return statistics
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(values, st.randoms(use_true_random=False))
 def test_statistics_depend_on_neither_batches_nor_order(batch, random):
     order = list(range(len(batch)))
@@ -437,7 +437,7 @@ def test_statistics_depend_on_neither_batches_nor_order(batch, random):
     )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(values)
 def test_statistics_come_back_from_disk_exactly(batch):
     document = as_document(statistics_from(batch, batch[:1]))
