@@ -53,6 +53,8 @@ def write_plan(onnx_path: Path, out: Path, options: PlanOptions) -> Facts:
         free = device.free_bytes()
         estimate = estimate_memory(graph.largest, options.workspace_bytes)
         check_memory(estimate, free)
+        if estimate.unknown:
+            say(f"the estimate leaves out {len(estimate.unknown)} tensors whose shape is unknown")
         machine = {**gpu_identity(device), "tensorrt": str(trt.__version__)}
         built = build_plan(trt, graph, options, machine)
     out.write_bytes(built.plan)

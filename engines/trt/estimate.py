@@ -22,6 +22,7 @@ class MemoryEstimate:
     activations: int  # that are alive at the same time, in the types of the file
     input_output: int
     workspace: int  # the limit; kernels that need less take less
+    unknown: tuple[str, ...] = ()  # tensors that are left out: no shape follows from the image's
 
     @property
     def total(self) -> int:
@@ -36,9 +37,6 @@ def estimate_memory(largest: onnx.ModelProto, workspace_bytes: int) -> MemoryEst
     Layers are counted in the graph's order, each tensor from the node that writes it to the last
     that reads it. TensorRT fuses and reuses, so a finished plan takes less; a build measures each
     layer on memory of its own, so it cannot do with much less.
-
-    Raises:
-        EngineError: a shape does not follow from the inputs.
     """
     graph = largest.graph
     stored = stored_tensors(graph)
@@ -49,23 +47,17 @@ def estimate_memory(largest: onnx.ModelProto, workspace_bytes: int) -> MemoryEst
         activations=peak_bytes(graph, {n: b for n, b in sizes.items() if n not in stored}),
         input_output=sum(sizes.get(name, 0) for name in ends),
         workspace=workspace_bytes,
+        unknown=tuple(
+            name for node in graph.node for name in node.output if name and name not in sizes
+        ),
     )
 
 
 def tensor_bytes(model: onnx.ModelProto) -> dict[str, int]:
-    """Return the size of every tensor."""
+    """Return the size of every tensor of which the shape is known."""
     shapes, types = inferred_shapes(model), types_of(model)
     for name, stored in stored_tensors(model.graph).items():
         shapes[name] = tuple(stored.dims)
-    unknown = [
-        node.name or node.op_type for node in model.graph.node if node.output[0] not in shapes
-    ]
-    if unknown:
-        raise EngineError(
-            f"the output of {unknown[0]} has no shape that follows from the image's, so what the "
-            "build takes cannot be told",
-            fix="export the network for one size: crowdrt export NETWORK --size 576x864 -o m.onnx",
-        )
     return {
         name: math.prod(shape) * item_bytes(types[name])
         for name, shape in shapes.items()

@@ -9,6 +9,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from crowdrt.contracts import GraphInfo, TensorSpec
+from crowdrt.engines.trt.folding import fold_shapes
 from crowdrt.engines.trt.options import PlanOptions, Shape, shown
 from crowdrt.engines.trt.residual import fuse_residual_sums
 from crowdrt.errors import EngineError
@@ -64,7 +65,7 @@ def plan_graph(model: onnx.ModelProto, options: PlanOptions, *, source: str) -> 
     graph = onnx.ModelProto()
     graph.CopyFrom(model)
     shape = chosen_shape(graph, options, info, source)
-    largest = at_size(graph, shape, options) if shape else graph
+    largest = at_largest(graph, shape, options)
     fixed = largest if shape is None or shape[0] == shape[2] else graph
     specs = [tuple(map(spec_of, fed(fixed))), tuple(map(spec_of, fixed.graph.output))]
     ready = named(fixed)
@@ -160,19 +161,25 @@ def check_axes(value: onnx.ValueInfoProto, shape: Shape, batch: int, source: str
             )
 
 
-def at_size(model: onnx.ModelProto, shape: Shape, options: PlanOptions) -> onnx.ModelProto:
-    """Return a copy whose inputs have the largest size, and whose outputs follow from it."""
+def at_largest(
+    model: onnx.ModelProto, shape: Shape | None, options: PlanOptions
+) -> onnx.ModelProto:
+    """Return a copy at the largest size, in which all that follows from it has a shape."""
     sized = without_shapes(model)
     for value in fed(sized):
         batch = value.type.tensor_type.shape.dim[0]
         if not batch.dim_value:
             batch.dim_value = options.batch
-    fill_free_axes(sized, shape[2])
+    if shape is not None:
+        fill_free_axes(sized, shape[2])
     try:
-        return onnx.shape_inference.infer_shapes(sized, data_prop=True, strict_mode=True)
+        return onnx.shape_inference.infer_shapes(
+            fold_shapes(sized), data_prop=True, strict_mode=True
+        )
     except onnx.shape_inference.InferenceError as error:
+        size = shown(shape) if shape is not None else "its size"
         raise EngineError(
-            f"the network's shapes at {shown(shape)} contradict each other: {error}",
+            f"the network's shapes at {size} contradict each other: {error}",
             fix="try it with --engine onnxruntime, or export it again for that --size",
         ) from error
 

@@ -355,6 +355,19 @@ def test_a_build_that_does_not_fit_is_refused_before_it_begins(monkeypatch, tmp_
     write_plan(tiny_onnx, tmp_path / "a.plan", replace(STATIC, workspace_bytes=advised))
 
 
+def test_what_has_no_shape_is_left_out_of_the_estimate(monkeypatch, tmp_path, from_text, capsys):
+    installed(monkeypatch)
+    model = from_text(
+        """<ir_version: 8, opset_import: ["" : 17]>
+        net (float[4] image) => (int64[1,N] out) { out = NonZero(image) }""",
+        {},
+    )
+    onnx.save(model, tmp_path / "free.onnx")
+    facts = write_plan(tmp_path / "free.onnx", tmp_path / "a.plan", PlanOptions())
+    assert facts["build"]["estimate_bytes"]["unknown"] == ("out",)
+    assert "leaves out 1 tensors whose shape is unknown" in capsys.readouterr().err
+
+
 def test_no_workspace_is_advised_where_the_layers_alone_are_too_large():
     needs = MemoryEstimate(weights=0, activations=9 << 30, input_output=0, workspace=1 << 30)
     with pytest.raises(EngineError) as caught:
