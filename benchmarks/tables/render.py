@@ -64,14 +64,15 @@ def cells(row: TableRow) -> Cells:
     paper = row.printed
     printed = printed_row(row.network, row.width)
     decimals = printed.params_decimals if printed else 2
+    device = "gpu" if row.gpu_reason is None else "cpu"  # whose ratio it is
     return Cells(
         network=network_label(row.network, row.width),
-        engine=engine_label(row.engine),
+        engine=row.engine_text,
         precision=row.precision.upper(),
         params_m=Pair(fixed(paper.get("params_m"), decimals), _scaled(row.params, 6, decimals)),
         flops_g=Pair(fixed(paper.get("flops_g")), _scaled(row.paper_flops, 9, 2)),
         cpu_s=Pair(fixed(paper.get("cpu_s")), significant(row.cpu_s)),
-        speed_up=Pair(times(paper.get("cpu_ratio")), times(row.cpu_ratio)),
+        speed_up=Pair(times(paper.get(f"{device}_ratio")), times(row.cpu_ratio or row.gpu_ratio)),
         gpu_ms=Pair(fixed(paper.get("gpu_ms")), fixed(row.gpu_ms)),
         peak_mib=f"{row.peak_mib:.0f}" if row.num_samples else ABSENT,
         verdict=row.verdict.partition(":")[0],
@@ -86,6 +87,10 @@ def notes(rows: Sequence[TableRow]) -> list[str]:
         f"paper: {GPU}, {CPU}. ours: {', '.join(sorted(engines))}, {first.num_threads} threads,"
         " batch 1, uint8 image in memory to count in memory; medians of interleaved runs.",
         "Speed-up: the full network in PyTorch FP32 over the row, within one race.",
+    ]
+    lines += [
+        f"GPU, ours: {gpu}, what it computed by its own clock, copies left out; Speed-up likewise."
+        for gpu in sorted({r.gpu for r in rows if r.gpu})
     ]
     lines += [
         f"GPU, ours: not measured, {why}."

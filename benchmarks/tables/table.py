@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from crowdrt.benchmarks.labels import engine_label, network_label
 from crowdrt.benchmarks.tables.printed import SKT_TABLE_8, printed_cost, printed_row
 from crowdrt.contracts import Measurement, Size
@@ -55,12 +57,19 @@ class TableRow:
     verdict: str
     run_id: str
     printed: Mapping[str, float]  # empty where the paper has no such row
+    form: str = ""  # of a GPU row: eager, compiled, graph
+    gpu: str = ""  # that it ran on
 
     @property
     def label(self) -> str:
         """Return `1/4-CSRNet ONNX Runtime INT8`."""
         name = network_label(self.network, self.width)
-        return f"{name} {engine_label(self.engine)} {self.precision.upper()}"
+        return f"{name} {self.engine_text} {self.precision.upper()}"
+
+    @property
+    def engine_text(self) -> str:
+        """Return `ONNX Runtime`, `TensorRT graph`, `PyTorch compiled`."""
+        return f"{engine_label(self.engine)} {self.form}".rstrip()
 
     def as_dict(self) -> dict[str, Any]:
         """Return the row as `--json` prints it."""
@@ -113,8 +122,12 @@ def printed_cells(network: str, width: str, size: Size) -> dict[str, float]:
 
 def _row(row: Measurement, teacher: Measurement | None, cost: Operations | None) -> TableRow:
     timed = bool(row.samples_ms) and not row.verdict.startswith("failed")
-    cpu_s = row.median_ms / 1000 if timed else None
-    ratio = teacher.median_ms / row.median_ms if timed and teacher else None
+    on_gpu = bool(row.compute_ms) or row.engine == "tensorrt"
+    on_cpu = timed and not on_gpu
+    cpu_s = row.median_ms / 1000 if on_cpu else None
+    ratio = teacher.median_ms / row.median_ms if on_cpu and teacher else None
+    gpu_ms = _compute_ms(row) if timed and on_gpu else None
+    of_teacher = _compute_ms(teacher) if teacher else None
     return TableRow(
         network=row.network,
         width=row.width,
@@ -127,25 +140,41 @@ def _row(row: Measurement, teacher: Measurement | None, cost: Operations | None)
         macs=cost.macs if cost else None,
         paper_flops=cost.paper_flops if cost else None,
         cpu_s=cpu_s,
-        cpu_p90_s=row.percentile_ms(90) / 1000 if timed else None,
+        cpu_p90_s=row.percentile_ms(90) / 1000 if on_cpu else None,
         cpu_ratio=ratio,
         ratio_reason=None if ratio else _why_no_ratio(timed),
-        gpu_ms=None,
-        gpu_ratio=None,
-        gpu_reason=_why_no_gpu(),
+        gpu_ms=gpu_ms,
+        gpu_ratio=of_teacher / gpu_ms if of_teacher and gpu_ms else None,
+        gpu_reason=None if on_gpu else _why_no_gpu(),
         peak_mib=row.peak_mib,
         num_samples=len(row.samples_ms),
         verdict=row.verdict,
         run_id=row.run_id,
         printed=printed_cells(row.network, row.width, row.size),
+        form=_form(row) if on_gpu else "",
+        gpu=str(row.machine.get("gpu", "")) if on_gpu else "",
     )
 
 
+def _compute_ms(row: Measurement) -> float | None:
+    """Return the median of what the GPU computed, as the paper's column has it: no copies."""
+    return float(np.median(row.compute_ms)) if row.compute_ms else None
+
+
+def _form(row: Measurement) -> str:
+    """Return what tells a campaign's rows apart: between engine and size in their names."""
+    words = row.name.split()
+    between = words[words.index(row.engine) + 1 : -1] if row.engine in words else []
+    return " ".join(word for word in between if word != row.precision)
+
+
 def _teacher_of(row: Measurement, measurements: Sequence[Measurement]) -> Measurement | None:
-    """Return the full network in PyTorch FP32 of the same race, if it was measured."""
+    """Return the full network in PyTorch FP32 of the same race, if it was measured; not in TF32."""
     wanted = (row.run_id, row.size, row.network, "1", "pytorch", "fp32")
     for other in measurements:
         found = (other.run_id, other.size, other.network, other.width, other.engine)
+        if "tf32" in other.name:
+            continue
         if (*found, other.precision) == wanted and other.samples_ms:
             return None if other.verdict.startswith("failed") else other
     return None

@@ -73,6 +73,43 @@ def test_ratios_are_of_the_full_network_in_the_same_race():
     assert rows["csrnet", "1", "pytorch", "fp32"].cpu_ratio == 1.0
 
 
+def on_gpu(width, engine, form, compute_ms, **changes):
+    row = measured("csrnet", width, engine, 2 * compute_ms, precision="fp16")
+    return replace(
+        row,
+        name=f"csrnet {width} {engine} {form} 576x864",
+        compute_ms=(compute_ms,) * 3,
+        machine={**row.machine, "gpu": "NVIDIA H200"},
+        **changes,
+    )
+
+
+def a_gpu_race():
+    return [
+        on_gpu("1/4", "tensorrt", "fp16 graph", 0.25),
+        on_gpu("1/4", "tensorrt", "fp16", 0.5),
+        on_gpu("1", "pytorch", "eager tf32", 6.0, precision="fp32"),
+        on_gpu("1", "pytorch", "eager fp32", 12.0, precision="fp32"),
+        on_gpu("1/4", "pytorch", "compiled fp16", 1.0),
+        replace(on_gpu("1/4", "tensorrt", "int8", 1.0), compute_ms=(), samples_ms=(),
+                precision="int8", verdict="failed: no kernel"),
+    ]  # fmt: skip
+
+
+def test_a_gpu_row_has_its_computing_time_and_its_ratio_to_fp32_without_tf32():
+    rows = {row.label: row for row in table_rows(a_gpu_race(), COSTS)}
+    graph = rows["1/4-CSRNet TensorRT graph FP16"]
+    assert (graph.gpu_ms, graph.gpu_ratio, graph.cpu_s, graph.cpu_ratio) == (0.25, 48.0, None, None)
+    assert rows["CSRNet PyTorch eager tf32 FP32"].gpu_ratio == 2.0
+    assert rows["1/4-CSRNet PyTorch compiled FP16"].gpu_ratio == 12.0
+    assert rows["1/4-CSRNet TensorRT INT8"].gpu_ms is None
+    assert {row.gpu_reason for row in rows.values()} == {None}
+    text = markdown_table(list(rows.values()))
+    line = next(line for line in text.splitlines() if "TensorRT graph" in line)
+    assert "| 7.5x | **48.0x** | 8.88 | **0.25** |" in line
+    assert "NVIDIA H200, what it computed by its own clock" in text
+
+
 def test_another_race_another_size_or_a_failed_teacher_give_no_ratio():
     student = measured("csrnet", "1/4", "onnxruntime", 100)
     teacher = measured("csrnet", "1", "pytorch", 4000)
