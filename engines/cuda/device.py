@@ -131,6 +131,14 @@ def no_device(reason: object) -> EngineError:
     )
 
 
+def failed(what: str, reason: object) -> EngineError:
+    """Return the error for a call of the driver that fails on a GPU that answers."""
+    return EngineError(
+        f"the CUDA driver failed in {what}: {reason}",
+        fix="see who else is on the GPU and what is free: nvidia-smi; then try again",
+    )
+
+
 def gpu_identity(device: Device) -> dict[str, object]:
     """Return what must be the same for a TensorRT plan to be loaded again."""
     major, minor = device.compute_capability

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from crowdrt.engines.cuda.device import Pinned, no_device
+from crowdrt.engines.cuda.device import Pinned, failed, no_device
 from crowdrt.errors import EngineError
 from crowdrt.lazy import require
 
@@ -42,10 +42,7 @@ class BindingsDevice:
         """Call the driver; return what it answers beside its status, if anything."""
         status, *answer = getattr(self._cuda, name)(*arguments)
         if int(status):
-            raise EngineError(
-                f"the CUDA driver failed in {name}: {status.name}",
-                fix="see what else is on the GPU: nvidia-smi; then try again",
-            )
+            raise failed(name, status.name)
         return answer[0] if len(answer) == 1 else answer
 
     @contextlib.contextmanager

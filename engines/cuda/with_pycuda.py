@@ -1,13 +1,13 @@
 """The CUDA device through pycuda."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from crowdrt.engines.cuda.device import Pinned, no_device
+from crowdrt.engines.cuda.device import Pinned, failed, no_device
 from crowdrt.lazy import require
 
 
@@ -28,23 +28,30 @@ class PycudaDevice:
         self._context = device.retain_primary_context()
         self._kept: dict[int, Any] = {}  # pycuda frees what nobody holds
 
+    def _call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Call pycuda; its errors become ours."""
+        try:
+            return function(*arguments)
+        except self._cuda.Error as error:
+            raise failed(getattr(function, "__name__", "pycuda"), error) from error
+
     @contextlib.contextmanager
     def current(self) -> Iterator[None]:
         """See `Device.current`."""
-        self._context.push()
+        self._call(self._context.push)
         try:
             yield
         finally:
-            self._context.pop()
+            self._call(self._context.pop)
 
     def free_bytes(self) -> int:
         """See `Device.free_bytes`."""
-        free, _ = self._cuda.mem_get_info()
+        free, _ = self._call(self._cuda.mem_get_info)
         return int(free)
 
     def allocate(self, num_bytes: int) -> int:
         """See `Device.allocate`."""
-        memory = self._cuda.mem_alloc(num_bytes)
+        memory = self._call(self._cuda.mem_alloc, num_bytes)
         return self._keep(int(memory), memory)
 
     def release(self, address: int) -> None:
@@ -53,7 +60,7 @@ class PycudaDevice:
 
     def pinned(self, num_bytes: int) -> Pinned:
         """See `Device.pinned`."""
-        array: Pinned = self._cuda.pagelocked_empty(num_bytes, np.uint8)
+        array: Pinned = self._call(self._cuda.pagelocked_empty, num_bytes, np.uint8)
         return array
 
     def release_pinned(self, array: Pinned) -> None:
@@ -63,7 +70,7 @@ class PycudaDevice:
 
     def new_stream(self) -> int:
         """See `Device.new_stream`."""
-        stream = self._cuda.Stream(1)  # CU_STREAM_NON_BLOCKING
+        stream = self._call(self._cuda.Stream, 1)  # CU_STREAM_NON_BLOCKING
         return self._keep(int(stream.handle), stream)
 
     def drop_stream(self, stream: int) -> None:
@@ -72,19 +79,19 @@ class PycudaDevice:
 
     def synchronise(self, stream: int) -> None:
         """See `Device.synchronise`."""
-        self._kept[stream].synchronize()
+        self._call(self._kept[stream].synchronize)
 
     def to_device(self, address: int, array: npt.NDArray[Any], stream: int) -> None:
         """See `Device.to_device`."""
-        self._cuda.memcpy_htod_async(address, array, self._kept[stream])
+        self._call(self._cuda.memcpy_htod_async, address, array, self._kept[stream])
 
     def to_host(self, array: npt.NDArray[Any], address: int, stream: int) -> None:
         """See `Device.to_host`."""
-        self._cuda.memcpy_dtoh_async(array, address, self._kept[stream])
+        self._call(self._cuda.memcpy_dtoh_async, array, address, self._kept[stream])
 
     def new_event(self) -> int:
         """See `Device.new_event`."""
-        event = self._cuda.Event()
+        event = self._call(self._cuda.Event)
         return self._keep(id(event), event)
 
     def drop_event(self, event: int) -> None:
@@ -93,11 +100,11 @@ class PycudaDevice:
 
     def record(self, event: int, stream: int) -> None:
         """See `Device.record`."""
-        self._kept[event].record(self._kept[stream])
+        self._call(self._kept[event].record, self._kept[stream])
 
     def elapsed_ms(self, start: int, end: int) -> float:
         """See `Device.elapsed_ms`."""
-        return float(self._kept[start].time_till(self._kept[end]))
+        return float(self._call(self._kept[start].time_till, self._kept[end]))
 
     def _keep(self, handle: int, thing: Any) -> int:
         self._kept[handle] = thing

@@ -77,7 +77,11 @@ class Buffer:
         self._device, self._dtype = device, dtype
         num_bytes = max(LEAST_BYTES, math.prod(largest) * dtype.itemsize)
         self.address = device.allocate(num_bytes)
-        self._pinned = device.pinned(num_bytes)
+        try:
+            self._pinned = device.pinned(num_bytes)
+        except EngineError:
+            device.release(self.address)
+            raise
 
     def view(self, shape: Dims) -> npt.NDArray[Any]:
         """Return the beginning of the page-locked memory as an array of that shape."""
@@ -108,14 +112,22 @@ class Session:
         self._shapes: dict[str, Dims] = {}
         self._runs_at_size = 0
         self._buffers: dict[str, Buffer] = {}
+        self._stream = self._device.new_stream()
+        self._events: list[int] = []
         context = self._context = plan.engine.create_execution_context()
+        try:
+            self._open(plan, context)
+        except EngineError:
+            self.close()
+            raise
+
+    def _open(self, plan: Plan, context: Any) -> None:
         if context is None:
             raise EngineError(
                 f"the plan does not fit the GPU's memory: {plan.logger.complaint()}",
                 fix="see who else is on the GPU: nvidia-smi; or build with a smaller --shape",
             )
-        self._stream = self._device.new_stream()
-        self._events = [self._device.new_event() for _ in range(4)]
+        self._events += [self._device.new_event() for _ in range(4)]
         self.fit({name: plan.limits(name)[1] for name in plan.inputs})
         for name in (*plan.inputs, *plan.outputs):
             largest = tuple(context.get_tensor_shape(name))

@@ -12,6 +12,7 @@ import pytest
 from onnx import TensorProto, helper
 from stand_in_tensorrt import installed
 
+from crowdrt.engines.cuda.device import failed
 from crowdrt.engines.cuda.graphs import CudaGraph, GraphError
 from crowdrt.engines.ort import OrtEngine
 from crowdrt.engines.trt import session as session_module
@@ -147,6 +148,29 @@ def test_an_engine_that_nobody_holds_gives_everything_back(opened, pixels):
     assert not device.memory.blocks
     with opened()[0] as other:
         other.run({"image": pixels})
+
+
+@pytest.mark.parametrize("call", ["allocate", "pinned"])
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_an_engine_that_does_not_fit_gives_back_what_it_had(opened, monkeypatch, call, count):
+    engine, _, device = opened()
+    engine.close()
+    real, calls = getattr(device, call), []
+
+    def short(num_bytes):
+        calls.append(num_bytes)
+        if len(calls) == count:
+            raise failed(call, "CUDA_ERROR_OUT_OF_MEMORY")
+        return real(num_bytes)
+
+    monkeypatch.setattr(device, call, short)
+    with pytest.raises(EngineError, match="OUT_OF_MEMORY") as caught:
+        engine.beside()
+    assert "nvidia-smi" in caught.value.fix
+    assert not device.memory.blocks
+    assert not device.streams
+    assert not device.events
+    assert device.pinned_alive == 0
 
 
 def test_engines_beside_each_other_share_the_plan_alone(opened, tiny_onnx, pixels):
