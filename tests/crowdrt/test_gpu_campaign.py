@@ -1,6 +1,7 @@
 """A campaign on the GPU, with a stand-in for the interpreters that would be there."""
 
 import json
+import shutil
 import sys
 import tarfile
 import textwrap
@@ -112,6 +113,20 @@ def test_sidecars_travel_as_one_file(campaign):
         assert "sidecars/a/engine.json" in tar.getnames()
 
 
+def test_timings_come_home_and_go_along_to_the_next_host(campaign, tmp_path):
+    (campaign.work / "store" / "timings").mkdir(parents=True)
+    (campaign.work / "store" / "timings" / "gpu.cache").write_bytes(b"measured")
+    run_campaign(Campaign(**{**campaign.__dict__, "budget_s": 1.0}))
+    archive = campaign.out / "timings.tar.gz"
+    fresh = {"work": tmp_path / "fresh", "out": tmp_path / "again", "budget_s": 1.0}
+    run_campaign(Campaign(**{**campaign.__dict__, **fresh, "timings": archive}))
+    assert (tmp_path / "fresh/store/timings/gpu.cache").read_bytes() == b"measured"
+    archive.write_bytes(b"no archive")
+    other = {**fresh, "work": tmp_path / "other", "timings": archive}
+    with pytest.raises(BenchmarkError, match="cannot be unpacked"):
+        run_campaign(Campaign(**{**campaign.__dict__, **other}))
+
+
 def test_a_folder_that_was_not_prepared_is_refused(campaign, tmp_path):
     with pytest.raises(BenchmarkError, match="was not prepared"):
         run_campaign(Campaign(**{**campaign.__dict__, "folder": tmp_path / "empty"}))
@@ -132,6 +147,7 @@ def test_a_process_that_hangs_is_left_and_ended(tmp_path):
     assert time.monotonic() - start < 20
 
 
+@pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="here is a GPU")
 def test_a_worker_here_fails_at_the_device_and_says_so(tmp_path):
     """The real worker, in this Python, which has no GPU."""
     row = next(row for row in rows_of("csrnet", (576, 864)) if row.engine == "pytorch")

@@ -64,6 +64,7 @@ def test_tf32_is_what_the_form_says():
         torch.backends.cudnn.benchmark = benchmark
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="here is a GPU")
 def test_without_a_device_or_with_another_form_it_says_so():
     with pytest.raises(EngineError, match="no CUDA device"):
         open_torch(ROW, ORIGIN)

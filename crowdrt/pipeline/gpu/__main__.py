@@ -39,6 +39,9 @@ def run(
     budget: Annotated[float, typer.Option(help="Seconds that all of it may take.")] = 540.0,
     race_seconds: Annotated[float, typer.Option(help="Seconds of timing per heat.")] = 60.0,
     torch: Annotated[bool, typer.Option(help="Time PyTorch's forms, too.")] = True,
+    timings: Annotated[
+        Path | None, typer.Option(help="timings.tar.gz of an earlier call on such a GPU.")
+    ] = None,
 ) -> None:
     """Build, check and time what fits the budget; give it again for the rest."""
     from crowdrt.pipeline.gpu.campaign import Campaign, run_campaign
@@ -48,7 +51,7 @@ def run(
     measured = run_campaign(
         Campaign(
             folder=folder, work=work, out=out, pythons=pythons, budget_s=budget,
-            race_s=race_seconds, chosen=tuple(heat or ()), torch=torch,
+            race_s=race_seconds, chosen=tuple(heat or ()), torch=torch, timings=timings,
         )
     )  # fmt: skip
     say(f"{measured} rows measured; records, facts and sidecars are in {out}")

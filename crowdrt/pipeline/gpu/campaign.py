@@ -40,6 +40,7 @@ class Campaign:
     race_s: float = 60.0
     chosen: tuple[str, ...] = ()  # heats; none: all
     torch: bool = True
+    timings: Path | None = None  # timings.tar.gz of an earlier call on such a GPU
 
 
 def run_campaign(asked: Campaign) -> int:
@@ -55,6 +56,8 @@ def run_campaign(asked: Campaign) -> int:
             fix=f"python -m crowdrt.pipeline.gpu prepare {asked.folder}",
         )
     asked.work.mkdir(parents=True, exist_ok=True)
+    if asked.timings is not None and not (asked.work / "store/timings").is_dir():
+        take_timings(asked.timings, asked.work)
     measured = 0
     with (asked.work / "log.txt").open("ab") as log:
         try:
@@ -188,6 +191,21 @@ def bring_home(asked: Campaign) -> None:
                 tarfile.open(path, "w:gz") as tar,
             ):
                 tar.add(asked.work / name, arcname=name)
+
+
+def take_timings(archive: Path, work: Path) -> None:
+    """Unpack an earlier call's timing caches; the builder itself refuses those of another GPU.
+
+    Raises:
+        BenchmarkError: the archive cannot be read.
+    """
+    try:
+        with tarfile.open(archive) as tar:
+            tar.extractall(work, filter="data")
+    except (OSError, tarfile.TarError) as error:
+        raise BenchmarkError(
+            f"{archive} cannot be unpacked: {error}", fix="leave out --timings"
+        ) from error
 
 
 def nvidia_smi(*arguments: str) -> str:

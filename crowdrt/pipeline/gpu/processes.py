@@ -43,7 +43,8 @@ class Process:
             BenchmarkError: there is no such interpreter.
         """
         command = [python, "-m", "crowdrt.pipeline.gpu", "worker", json.dumps(order)]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+        found = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+        environment = {**os.environ, "PYTHONPATH": found, "PYTHONUNBUFFERED": "1"}
         try:
             self._process = subprocess.Popen(
                 command, cwd=ROOT, env=environment, stderr=log,
