@@ -132,7 +132,8 @@ class EngineStore:
         check_options(engine, plan, sign_key)
         if KINDS[engine].on_gpu:
             plan = replace(plan or PlanOptions(), timings=self.root / TIMINGS)
-        identity = engine_identity(onnx_path, engine, num_threads, plan)
+        options = num_threads if plan is None else plan
+        identity = engine_identity(onnx_path, engine, options)
         key = fingerprint(identity)[:16]
         path = self.root / f"{key}-{engine}"
         if KINDS[engine].on_gpu and sign_key is None:
@@ -140,11 +141,7 @@ class EngineStore:
         reused = _is_sound(path, sign_key)
         if not reused:
             _sweep(self.root, engine)
-            with write_folder_whole(path) as folder:
-                folder.chmod(0o755)  # temporary folders are private, a store may be shared
-                _fill(folder, onnx_path, identity, num_threads if plan is None else plan)
-                if sign_key is not None:
-                    sign(folder, (folder / MANIFEST).read_bytes(), sign_key)
+            _build(path, onnx_path, identity, options, sign_key)
         seconds = time.perf_counter() - start
         return BuiltEngine(path=path, key=key, reused=reused, seconds=seconds)
 
@@ -174,16 +171,14 @@ def check_options(engine: str, plan: PlanOptions | None, sign_key: Path | None) 
         check_key(sign_key)
 
 
-def engine_identity(
-    onnx_path: Path, engine: str, num_threads: int, plan: PlanOptions | None = None
-) -> dict[str, Any]:
+def engine_identity(onnx_path: Path, engine: str, options: int | PlanOptions) -> dict[str, Any]:
     """Return everything that decides a built engine; its fingerprint is the key."""
     return {
         "onnx_sha256": _content_sha256(onnx_path),
         "engine": engine,
         "engine_version": _runtime_version(engine),
         "machine": KINDS[engine].machine(),
-        "options": {"num_threads": num_threads} if plan is None else plan.identity(),
+        "options": {"num_threads": options} if isinstance(options, int) else options.identity(),
         "crowdrt": __version__,
         "format": KINDS[engine].format,
     }
@@ -200,6 +195,23 @@ def _runtime_version(engine: str) -> str:
     with contextlib.suppress(metadata.PackageNotFoundError):
         return metadata.version(engine)
     return str(require(engine, extra=KINDS[engine].extra).__version__)
+
+
+def _build(
+    path: Path,
+    onnx_path: Path,
+    identity: dict[str, Any],
+    options: int | PlanOptions,
+    sign_key: Path | None,
+) -> None:
+    """Write the folder of an engine, whole or not at all."""
+    with write_folder_whole(path) as folder:
+        folder.chmod(0o755)  # temporary folders are private, a store may be shared
+        _fill(folder, onnx_path, identity, options)
+        if sign_key is not None:
+            sign(folder, (folder / MANIFEST).read_bytes(), sign_key)
+    if sign_key is not None:  # another process may have been first, without the key
+        check_signed_with(path, (path / MANIFEST).read_bytes(), sign_key)
 
 
 def _fill(

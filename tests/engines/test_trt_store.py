@@ -334,6 +334,17 @@ def test_what_lies_in_the_store_is_never_signed_as_it_is(build, keys):
     assert (signed.path / SIGNATURE).is_file()
 
 
+def test_an_unsigned_build_that_was_quicker_is_not_handed_out_as_signed(build, keys):
+    def quicker():
+        build.trt.my_meanwhile = lambda: None
+        build()
+
+    build.trt.my_meanwhile = quicker
+    with pytest.raises(EngineError, match="is not signed"):
+        build(sign_key=keys[0])
+    assert not build(sign_key=keys[0]).reused
+
+
 def test_a_file_that_is_no_key_is_refused_before_the_build(build, tmp_path, keys):
     wrong = tmp_path / "wrong.pem"
     wrong.write_text("no key")
