@@ -14,6 +14,7 @@ from crowdrt.entry import Verbs, run_app
 from crowdrt.verbs import engines, graph, machine, measure, networks, photographs, precision, whole
 from crowdrt.verbs.count import count
 from crowdrt.verbs.detect import detect
+from crowdrt.verbs.precisions import precisions
 from crowdrt.verbs.sensitivity import sensitivity
 
 app = typer.Typer(
@@ -57,6 +58,7 @@ VERBS: dict[str, Callable[..., None]] = {  # in the order of the help page
     "export": graph.export,
     "complexity": networks.complexity,
     "calibrate": precision.calibrate,
+    "precisions": precisions,
     "sensitivity": sensitivity,
     "cast": precision.cast,
     "build": engines.build,

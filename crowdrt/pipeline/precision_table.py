@@ -1,0 +1,302 @@
+"""Every precision of one network beside FP32: what it counts, what it costs, what its gate says.
+
+INT8 with each way of finding ranges, INT8 repaired by the sensitivity search, float16, and both in
+one file. Ranges come from the training photographs, errors from the whole test split.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from crowdrt.benchmarks.accuracy.comparison import Comparison
+from crowdrt.benchmarks.accuracy.counts import CountRow, Prediction, accuracy
+from crowdrt.benchmarks.accuracy.gates import Verdict
+from crowdrt.benchmarks.timing.race import RaceConfig, race
+from crowdrt.benchmarks.timing.records import append_records, read_records
+from crowdrt.calibration.fp16.cast import cast
+from crowdrt.calibration.sensitivity.search import SensitivityConfig
+from crowdrt.console import say
+from crowdrt.contracts import (
+    RANGE_METHODS,
+    Artifact,
+    CalibrationConfig,
+    Measurement,
+    Precision,
+    Sample,
+    Size,
+    default_gates,
+)
+from crowdrt.data.heads.datasets import open_samples
+from crowdrt.data.heads.shanghaitech import without_copies
+from crowdrt.engines.machine import num_cores
+from crowdrt.errors import CalibrationError, RecipeError
+from crowdrt.manifest import read_manifest, sha256_file
+from crowdrt.onnx_file import graph_info
+from crowdrt.pipeline.comparing import comparison_of
+from crowdrt.pipeline.measuring import engine_contender, race_photograph
+from crowdrt.pipeline.precisions import (
+    CAST,
+    Counter,
+    count_precision,
+    counter,
+    judged,
+    remembering,
+)
+from crowdrt.pipeline.reporting import read_counts
+from crowdrt.pipeline.sensitivity import sensitivity_stage
+from crowdrt.pipeline.stages import calibrate_stage, engine_folder
+
+FP32 = "fp32"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Form:
+    """One file made of the network, or why there is none."""
+
+    name: str  # "int8 entropy"
+    precision: Precision
+    artifact: Artifact | None
+    reason: str = ""  # why there is none
+
+    @property
+    def timed(self) -> bool:
+        """Whether a CPU runs it as it is written: it computes float16 in FP32."""
+        return self.precision in ("fp32", "int8")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrecisionRow:
+    """One form, counted and timed."""
+
+    form: Form
+    rows: Sequence[CountRow] = ()
+    verdict: Verdict | None = None  # None: FP32, or no file
+    measured: Measurement | None = None
+    reference_ms: float | None = None  # FP32's median in the same race
+
+    @property
+    def comparison(self) -> Comparison | None:
+        """How its counts differ from FP32's."""
+        return comparison_of(self.rows) if self.rows else None
+
+    @property
+    def int8_macs(self) -> float:
+        """The share of the convolutions' MACs that run in INT8."""
+        if self.form.artifact is None:
+            return 0.0
+        return float((read_manifest(self.form.artifact.path) or {}).get("facts", {})
+                     .get("int8_macs") or 0.0)  # fmt: skip
+
+    @property
+    def median_ms(self) -> float | None:
+        """The median latency; None where it was not timed."""
+        timed = self.measured is not None and self.measured.samples_ms
+        return self.measured.median_ms if self.measured is not None and timed else None
+
+    @property
+    def speedup(self) -> float | None:
+        """FP32's median latency over this one's; None where it was not timed."""
+        if self.median_ms is None or self.reference_ms is None:
+            return None
+        return self.reference_ms / self.median_ms
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the row as `--json` prints it."""
+        found, errors = self.comparison, accuracy(self.rows) if self.rows else None
+        return {
+            "name": self.form.name,
+            "precision": self.form.precision,
+            "path": str(self.form.artifact.path) if self.form.artifact else None,
+            "reason": self.form.reason,
+            "mb": self.megabytes,
+            "int8_macs": self.int8_macs,
+            "mae": errors.mae if errors else None,
+            "rmse": errors.rmse if errors else None,
+            "bias": errors.bias if errors else None,
+            "moved": {b.name: b.shift for b in found.bins} if found else {},
+            "gate": self.verdict.as_dict() if self.verdict else None,
+            "p50_ms": self.median_ms,
+            "speedup": self.speedup,
+            "verdict": self.measured.verdict if self.measured else None,
+        }
+
+    @property
+    def megabytes(self) -> float | None:
+        """The file's size in 10^6 bytes."""
+        return self.form.artifact.path.stat().st_size / 1e6 if self.form.artifact else None
+
+
+def precision_rows(
+    model: Path,
+    images: Path,
+    test: Path,
+    out: Path,
+    *,
+    size: Size,
+    seconds: float,
+    num_images: int = 32,
+    store: Path | None = None,
+    num_threads: int = 0,
+    fresh: bool = False,
+) -> list[PrecisionRow]:
+    """Make every precision of a network, count the test photographs with it, and time it.
+
+    Args:
+        model: an FP32 file that crowdrt exported.
+        images: photographs to take ranges from; some of them judge the sensitivity search. Those
+            that lie in `test` too, byte by byte, are left out.
+        test: annotated photographs.
+        out: keeps every file, counts and records; a second call does only what is missing.
+        size: at which latency is measured.
+        seconds: measuring time; 0 leaves latency out.
+        num_images: how many photographs ranges are taken from.
+        store: where engines are kept.
+        num_threads: 0 takes every core.
+        fresh: time again.
+
+    Raises:
+        RecipeError: no FP32 file, or no photograph to take ranges from.
+    """
+    testing = open_samples(test)
+    calibrating = without_copies(open_samples(images), testing)
+    forms = make_forms(model, calibrating, out, num_images, num_threads)
+    counted = count_forms(forms, testing, out, store, num_threads)
+    timed = time_forms(forms, out, size, seconds, store, num_threads, fresh=fresh)
+    base = timed.get(FP32)
+    return [
+        PrecisionRow(
+            form=form,
+            rows=counted.get(form.name, ()),
+            verdict=verdict_of(form, counted.get(form.name, ())),
+            measured=timed.get(form.name),
+            reference_ms=base.median_ms if base and base.samples_ms else None,
+        )
+        for form in forms
+    ]
+
+
+def make_forms(
+    model: Path,
+    calibrating: Sequence[Sample],
+    out: Path,
+    num_images: int,
+    num_threads: int,
+) -> list[Form]:
+    """Return FP32 and every other form, each made or with the reason why not."""
+    if (precision := graph_info(model).precision) != "fp32":
+        raise RecipeError(
+            f"{model} is a network of precision {precision}",
+            fix="name the FP32 file that it was made from",
+        )
+    photographs = [sample.image for sample in calibrating]
+    whole = Artifact(path=model, kind="onnx", sha256=sha256_file(model), reused=True)
+    config = CalibrationConfig(num_images=num_images)
+
+    def path(name: str) -> Path:
+        return out / f"{model.stem}.{name}.onnx"
+
+    def quantized(method: str) -> Artifact:
+        chosen = CalibrationConfig(method=method, num_images=num_images)  # type: ignore[arg-type]
+        return calibrate_stage(model, calibrating, path(f"int8-{method}"), chosen, cache=out)
+
+    def repaired() -> Artifact:
+        found = sensitivity_stage(
+            model, calibrating, SensitivityConfig(calibration=config), out=path("int8-repaired"),
+            records=out / f"{model.stem}.sensitivity.jsonl", num_threads=num_threads,
+        )  # fmt: skip
+        assert found.artifact is not None
+        return found.artifact
+
+    def halved(source: Path, name: str) -> Artifact:
+        return cast(source, photographs, path(name), CAST, num_threads=num_threads)
+
+    best = path(f"int8-{config.method}")
+    return [
+        Form(name=FP32, precision="fp32", artifact=whole),
+        form("fp16", "fp16", lambda: halved(model, "fp16")),
+        *(form(f"int8 {m}", "int8", lambda m=m: quantized(m)) for m in RANGE_METHODS),  # type: ignore[misc]
+        form("int8 repaired", "int8", repaired),
+        form("int8+fp16", "int8+fp16", lambda: halved(best, "int8-fp16")),
+    ]
+
+
+def form(name: str, precision: Precision, make: Callable[[], Artifact]) -> Form:
+    """Make a form; what cannot be made leaves its reason, and the others go on."""
+    try:
+        return Form(name=name, precision=precision, artifact=make())
+    except CalibrationError as error:
+        say(f"{name}: {error.problem}")
+        return Form(name=name, precision=precision, artifact=None, reason=error.problem)
+
+
+def count_forms(
+    forms: Sequence[Form], testing: Sequence[Sample], out: Path, store: Path | None, threads: int
+) -> dict[str, list[CountRow]]:
+    """Return what each form counts on the test photographs; FP32 is the first."""
+    how: dict[str, Counter] = {}
+    for each in forms:
+        if each.artifact is not None:
+            folder = engine_folder(each.artifact.path, store) if each.timed else None
+            how[each.name] = counter(each.artifact, folder, threads)
+    fp32 = how[FP32]
+    reference: Callable[[Path], Prediction] = remembering(fp32.open)
+    counted = {}
+    for name, one in how.items():
+        path = out / f"{fp32.network.path.stem}.counts.{name.replace(' ', '-')}.json"
+        say(f"{name}: {len(testing)} photographs")
+        done = count_precision(one, testing, path, fp32=fp32, reference=reference)
+        counted[name] = read_counts(done.path)
+    return counted
+
+
+def verdict_of(form: Form, rows: Sequence[CountRow]) -> Verdict | None:
+    """Return what the default gate of a precision says; None for FP32."""
+    if form.precision == "fp32":
+        return None
+    if not rows:
+        return Verdict(refused=form.reason)
+    return judged(default_gates().get(form.precision), rows)
+
+
+def time_forms(
+    forms: Sequence[Form],
+    out: Path,
+    size: Size,
+    seconds: float,
+    store: Path | None,
+    num_threads: int,
+    *,
+    fresh: bool,
+) -> Mapping[str, Measurement]:
+    """Race the forms that a CPU runs as they are written, in one run, or find it recorded."""
+    files = {f.name: f.artifact for f in forms if f.artifact is not None and f.timed}
+    if not seconds:
+        return {}
+    records = out / "precisions.jsonl"
+    measured = [] if fresh else recorded(records, files, size, num_threads)
+    if not measured:
+        contenders = [
+            engine_contender(file.path, store, num_threads, [size]) for file in files.values()
+        ]
+        named = [replace(c, name=name) for c, name in zip(contenders, files, strict=True)]
+        config = RaceConfig(num_threads=num_threads, budget_s=seconds)
+        measured = race(named, race_photograph(size), config)
+        append_records(records, measured)
+    return {row.name: row for row in measured}
+
+
+def recorded(
+    records: Path, files: Mapping[str, Artifact], size: Size, num_threads: int
+) -> list[Measurement]:
+    """Return the newest race of exactly these files, if there was one."""
+    if not records.is_file():
+        return []
+    wanted = {(name, file.sha256) for name, file in files.items()}
+    threads = num_threads or num_cores()
+    runs: dict[str, list[Measurement]] = {}
+    for row in read_records(records):
+        if row.size == size and row.num_threads == threads:
+            runs.setdefault(row.run_id, []).append(row)
+    same = [run for run in runs.values() if {(r.name, r.sha256) for r in run} == wanted]
+    return same[-1] if same else []
