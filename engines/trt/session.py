@@ -56,8 +56,19 @@ class Plan:
         self.outputs = [name for name in names if name not in self.inputs]
 
     def dtype(self, name: str) -> np.dtype[Any]:
-        """Return the numbers that the plan itself takes or gives."""
-        kept: np.dtype[Any] = np.dtype(self.trt.nptype(self.engine.get_tensor_dtype(name)))
+        """Return the numbers that the plan itself takes or gives.
+
+        Raises:
+            EngineError: NumPy has no such numbers, bfloat16 for one.
+        """
+        kind = self.engine.get_tensor_dtype(name)
+        try:
+            kept: np.dtype[Any] = np.dtype(self.trt.nptype(kind))
+        except TypeError as error:
+            raise EngineError(
+                f"{name} is of the type {kind}, which NumPy does not have",
+                fix="let the network take and give float32: add a Cast before that output",
+            ) from error
         return kept
 
     def limits(self, name: str) -> tuple[Dims, Dims]:

@@ -281,6 +281,13 @@ def stand_in(generation: str, device: StandInDevice, *, refuses: str = "") -> Mo
                 )
                 for node in model.graph.node
             ]
+            # parsers add layers of their own, which may be called after the node too
+            helpers = [
+                Layer(layer.name, trt.LayerType.CONSTANT, [trt.DataType.FLOAT])
+                for layer in self.my_network.my_layers
+                if layer.type is trt.LayerType.CONVOLUTION
+            ]
+            self.my_network.my_layers += helpers
             return not self.my_errors
 
         @property

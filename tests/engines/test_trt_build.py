@@ -112,7 +112,9 @@ def test_8_6_holds_each_layer_to_the_types_of_a_float16_file(monkeypatch, tmp_pa
     facts = write_plan(path, tmp_path / "a.plan", STATIC)
     network, config = trt.my_log[0]
     assert config.my_flags == {"FP16", "PREFER_PRECISION_CONSTRAINTS"}
-    held = {layer.name: layer.precision.name for layer in network.my_layers if layer.my_types}
+    told = [layer for layer in network.my_layers if layer.my_types]
+    held = {layer.name: layer.precision.name for layer in told}
+    assert len(told) == len(held)  # not the constants beside the convolutions
     assert held["first"] == "HALF"
     assert held["second"] == "FLOAT"
     assert held["count"] == "FLOAT"  # the sum of a crowd leaves float16's range

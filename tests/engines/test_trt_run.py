@@ -260,6 +260,17 @@ def test_int64_answers_stay_int64_where_tensorrt_has_int32(opened, tmp_path):
     np.testing.assert_array_equal(answer, feeds["image"].argmax(1, keepdims=True))
 
 
+def test_numbers_that_numpy_does_not_have_are_named(opened, monkeypatch):
+    engine, trt, _ = opened()
+
+    def none(kind):
+        raise TypeError("Could not resolve TensorRT datatype")
+
+    monkeypatch.setattr(trt, "nptype", none)
+    with pytest.raises(EngineError, match="image is of the type"):
+        engine.beside()
+
+
 def test_a_plan_of_another_version_is_refused_by_tensorrt_too(opened, monkeypatch, tmp_path):
     _, _, _ = opened("8.6")
     document = {"inputs": [], "outputs": [], "info": None}
