@@ -8,7 +8,7 @@ import torch
 from crowdrt.errors import EngineError
 from crowdrt.export.deploy import ShippedNetwork
 from crowdrt.pipeline.gpu.rows import Row
-from crowdrt.pipeline.gpu.torch_forms import half_form, open_torch, set_tf32
+from crowdrt.pipeline.gpu.torch_forms import draw_weights, half_form, open_torch, set_tf32
 from crowdrt.pipeline.networks import Origin
 
 ORIGIN = Origin(network="csrnet", width=Fraction(1, 16), weights=None)
@@ -19,9 +19,7 @@ ROW = Row(network="csrnet", width="1/16", engine="pytorch", precision="eager fp3
 def shipped():
     torch.manual_seed(0)
     model = ORIGIN.build()
-    for module in model.modules():
-        if isinstance(module, torch.nn.Conv2d):
-            torch.nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+    draw_weights(torch, model)
     return ShippedNetwork(model, model.preprocessing)
 
 

@@ -80,8 +80,11 @@ def open_torch(row: Row, origin: Origin) -> CudaTorchEngine:
         raise EngineError(
             "PyTorch sees no CUDA device", fix="see whether the driver answers: nvidia-smi"
         )
+    torch.set_num_threads(1)  # as TensorRT's rows have it: the GPU works, the host copies
     set_tf32(torch, allowed=row.precision == "eager tf32")
     model = origin.build()
+    if origin.weights is None:
+        draw_weights(torch, model)
     info, names = origin.graph_info(model), ShippedNetwork(model, model.preprocessing).output_names
     shipped = ShippedNetwork(model, model.preprocessing).cuda()
     module: Callable[..., Any] = shipped  # its map has to be one tensor, as density networks' is
@@ -90,6 +93,16 @@ def open_torch(row: Row, origin: Origin) -> CudaTorchEngine:
     if row.precision == "compiled fp16":
         module = torch.compile(shipped, mode="reduce-overhead")  # inductor, and CUDA graphs
     return CudaTorchEngine(module, info, tuple(names), row.size)
+
+
+def draw_weights(torch: Any, model: Any) -> None:
+    """Draw weights as the ONNX files have them: by PyTorch's own, activations all but vanish.
+
+    A GPU multiplies numbers near zero faster than real ones.
+    """
+    for module in model.modules():
+        if isinstance(module, torch.nn.Conv2d | torch.nn.ConvTranspose2d):
+            torch.nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
 
 
 def set_tf32(torch: Any, *, allowed: bool) -> None:
