@@ -221,7 +221,7 @@ class Gate:
     mae_increase: float = 0.01  # of FP32's MAE
     bias_shift: float = 0.02  # of the people on a bin's photographs, ...
     bias_shift_people: float = 1.0  # ... or this many per photograph, where that is more
-    psnr_db: float | None = 20.0  # at least, of density maps, in the median; None: any
+    psnr_db: float | None = 30.0  # at least, of density maps, in the median; None: any
     ap_drop: float = 0.01  # of detectors, in AP from 0 to 1
 
     def __post_init__(self) -> None:
@@ -252,6 +252,7 @@ class Recipe:
     precisions: tuple[Precision, ...] = ("fp32", "int8")
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    keep_float: tuple[str, ...] = ()  # convolutions that cost too many counts in INT8
     gates: Mapping[Precision, Gate] = field(default_factory=default_gates)
 
 

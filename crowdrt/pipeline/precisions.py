@@ -40,7 +40,9 @@ class Counter:
 def quantized(recipe: Recipe, exported: Path, photos: Photographs) -> Artifact:
     """Return the INT8 file beside the exported one."""
     path = exported.with_name(f"{recipe.name}.int8.onnx")
-    return calibrate_stage(exported, photos.calibration, path, recipe.calibration)
+    return calibrate_stage(
+        exported, photos.calibration, path, recipe.calibration, recipe.keep_float
+    )
 
 
 def halved(source: Path, photos: Photographs, out: Path, num_threads: int) -> Artifact | Verdict:

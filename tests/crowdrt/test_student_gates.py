@@ -1,0 +1,83 @@
+"""The shipped student at its gates: what its recipe ships holds, plain INT8 does not."""
+
+from functools import partial
+
+import pytest
+
+from crowdrt.benchmarks.accuracy.counts import predict
+from crowdrt.benchmarks.accuracy.gates import judge
+from crowdrt.calibration.fp16.cast import CastConfig, cast
+from crowdrt.calibration.fp16.rounded import RoundedEngine
+from crowdrt.contracts import CalibrationConfig
+from crowdrt.data.heads.shanghaitech import shanghaitech
+from crowdrt.data.synthetic.photographs import generate
+from crowdrt.engines.ort import OrtEngine
+from crowdrt.pipeline.comparing import compare, comparison_of
+from crowdrt.pipeline.networks import origin_of_recipe
+from crowdrt.pipeline.stages import calibrate_stage, export_stage
+from crowdrt.recipes import recipe_named
+
+RECIPE = recipe_named("csrnet-quarter")
+FEW = CalibrationConfig(num_images=4)
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory):
+    path = tmp_path_factory.mktemp("student") / "student.onnx"
+    export_stage(origin_of_recipe(RECIPE), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def crowds(tmp_path_factory):
+    """Generated photographs, four to calibrate on and six to count."""
+    folder = tmp_path_factory.mktemp("crowds")
+    made = generate(folder, num_images=10, seed=11, size=(320, 448), people=(10, 250))
+    return made[:4], made[4:]
+
+
+def against(reference, engine, samples):
+    found = [predict(engine, sample.image) for sample in samples]
+    return comparison_of(compare(samples, found, partial(predict, OrtEngine(reference))))
+
+
+def verdict(precision, found):
+    return judge(RECIPE.gates[precision], found)
+
+
+def test_one_float_layer_is_what_int8_needs(student, crowds, tmp_path):
+    calibration, test = crowds
+    assert len(RECIPE.keep_float) == 1
+    path = tmp_path / "student.int8.onnx"
+    calibrate_stage(student, calibration, path, FEW, RECIPE.keep_float)
+    shipped = against(student, OrtEngine(path), test)
+    assert verdict("int8", shipped).held, verdict("int8", shipped).reason
+    assert shipped.sums.mean > 0.01  # it is INT8
+    plain = tmp_path / "plain.int8.onnx"
+    calibrate_stage(student, calibration, plain, FEW)
+    lost = against(student, OrtEngine(plain), test)
+    assert not verdict("int8", lost).held
+    assert lost.ssim.median < shipped.ssim.median
+
+
+def test_float16_holds_a_tenth_of_that(student, crowds, tmp_path):
+    calibration, test = crowds
+    path = tmp_path / "student.fp16.onnx"
+    cast(student, [s.image for s in calibration], path, CastConfig(num_images=2))
+    found = against(student, RoundedEngine(path), test[:2])
+    assert verdict("fp16", found).held, verdict("fp16", found).reason
+    on_a_cpu = against(student, OrtEngine(path), test[:2])
+    assert found.psnr_db.median + 3 < on_a_cpu.psnr_db.median  # it rounds more than the weights
+
+
+@pytest.mark.data
+def test_on_real_streets_the_float_layer_keeps_counts(student, data_root, tmp_path):
+    calibration = shanghaitech(data_root, "B", "train")[::100]
+    test = shanghaitech(data_root, "B", "test")[::80]
+    found = {}
+    for name, keep_float in (("shipped", RECIPE.keep_float), ("plain", ())):
+        path = tmp_path / f"{name}.onnx"
+        calibrate_stage(student, calibration, path, FEW, keep_float)
+        found[name] = against(student, OrtEngine(path), test)
+    assert found["shipped"].sums.mean < found["plain"].sums.mean / 2
+    assert found["shipped"].psnr_db.lowest > found["plain"].psnr_db.lowest + 3
