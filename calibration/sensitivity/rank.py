@@ -32,6 +32,8 @@ def rank(search: Search) -> list[Layer]:
     By counts: how far they move on average, whichever way. A MAE would hide what moves counts
     towards what people counted.
     """
+    if any(search.journal.find([name]) is None for name in search.plan.convs):
+        search.collect()  # shows a bar of its own
     layers = []
     for name in track(search.plan.convs, "one layer at a time in INT8", len(search.plan.convs)):
         alone = [name]

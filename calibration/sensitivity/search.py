@@ -141,6 +141,10 @@ class Search:
         set_info(mixed, replace(self.info, precision="int8", weight_bits=config.weight_bits))
         return mixed
 
+    def collect(self) -> None:
+        """Run the calibration photographs now, and not within the first trial."""
+        assert self.seen is not None
+
     @cached_property
     def seen(self) -> dict[str, Statistics]:
         """What calibration saw of every tensor that any choice of layers puts in INT8.

@@ -10,7 +10,7 @@ from onnx import numpy_helper
 from PIL import Image
 from small_graphs import NORMALISE, from_text, network
 
-from crowdrt.calibration.calibrate import calibrate
+from crowdrt.calibration.calibrate import calibrate, collect_kept
 from crowdrt.calibration.layerwise import LayerwiseGraph
 from crowdrt.calibration.sensitivity.journal import Journal
 from crowdrt.calibration.sensitivity.judge import CountError, Judge, Verdict, count_error
@@ -18,6 +18,7 @@ from crowdrt.calibration.sensitivity.plot import short_names, write_plot
 from crowdrt.calibration.sensitivity.rank import Layer, rank
 from crowdrt.calibration.sensitivity.repair import repair, write_repaired
 from crowdrt.calibration.sensitivity.search import Search, SensitivityConfig, split
+from crowdrt.console import open_bars
 from crowdrt.contracts import CalibrationConfig, Sample
 from crowdrt.errors import CalibrationError, CrowdRTError, RecipeError
 from crowdrt.manifest import read_manifest
@@ -239,6 +240,19 @@ def test_trials_of_something_else_are_not_taken(change, float_onnx, samples, mon
     monkeypatch.setattr(Judge, "verdict", no_more)
     with pytest.raises(AssertionError, match="run again"):
         rank(Search(float_onnx, samples, config, num_threads=1))
+
+
+def test_one_bar_at_a_time(float_onnx, samples, monkeypatch):
+    """rich up to 14.0 refuses a second display inside another."""
+    shown = []
+
+    def look(*given, **options):
+        shown.append(list(open_bars))
+        return collect_kept(*given, **options)
+
+    monkeypatch.setattr("crowdrt.calibration.sensitivity.search.collect_kept", look)
+    rank(Search(float_onnx, samples, CONFIG, num_threads=1))
+    assert shown == [[]]
 
 
 def test_a_stopped_search_goes_on_where_it_stood(float_onnx, samples, monkeypatch):
