@@ -360,3 +360,26 @@ def test_int8_types_are_declared():
     kinds = {v.name: v.type.tensor_type.elem_type for v in inferred}
     assert kinds["p1_q"] == TensorProto.INT8
     assert kinds["p1_dq"] == TensorProto.FLOAT
+
+
+@pytest.mark.parametrize("kind", TEXTS)
+def test_without_pairs_corrected_biases_are_the_one_difference(kind):
+    model, image = network(kind), picture()
+    plan = plan_int8(model)
+    ranges = ranges_on(model, plan, image)
+    before = {node.name: node for node in model.graph.node}
+    channels = {n.name: constants_of(model)[n.input[1]].shape for n in before.values()
+                if n.name in plan.convs}  # fmt: skip
+    means = {
+        before[name].input[0]: np.full(shape[OUTPUT_AXIS[before[name].op_type] == 0], 0.5)
+        for name, shape in channels.items()
+    }
+    bare = without_qdq(insert_qdq(model, plan, ranges, weight_bits=7, means=means))
+    plain = run(model, {"image": image}, optimise=False)["density"]
+    corrected = run(bare, {"image": image}, optimise=False)["density"]
+    assert np.abs(corrected - plain).max() > 0
+    for node in bare.graph.node:
+        if node.name in plan.convs:
+            assert node.input[2] not in before[node.name].input
+            node.input[2] = before[node.name].input[2]
+    np.testing.assert_array_equal(run(bare, {"image": image}, optimise=False)["density"], plain)
