@@ -405,9 +405,11 @@ def stand_in(generation: str, device: StandInDevice, *, refuses: str = "") -> Mo
     class ExecutionContext(Base, of="IExecutionContext"):
         def __init__(self, engine):
             self.my_engine, self.my_addresses, self.my_shapes = engine, {}, {}
+            self.my_warm = False  # whether it ran since its shapes were set
 
         def set_input_shape(self, name, shape):
             self.my_shapes[name] = tuple(shape)
+            self.my_warm = False
             return True
 
         def set_tensor_address(self, name, address):
@@ -432,6 +434,7 @@ def stand_in(generation: str, device: StandInDevice, *, refuses: str = "") -> Mo
 
         def execute_async_v3(self, stream):
             assert stream in device.streams
+            self.my_warm = True
             feeds = {}
             for value in self.my_engine.my_model.graph.input:
                 dtype = NUMPY[TYPES[value.type.tensor_type.elem_type]]

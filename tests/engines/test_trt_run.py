@@ -33,6 +33,8 @@ class RecordedGraph:
     def __init__(self, _stream, work):
         self.work, self.launched = work, 0
         self.shapes = dict(work.__self__._shapes)
+        # what TensorRT puts off until the first run must not become part of a graph
+        assert work.__self__._context.my_warm
         type(self).alive += 1
 
     def launch(self, stream):
