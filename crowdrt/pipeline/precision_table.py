@@ -114,7 +114,7 @@ class PrecisionRow:
             "mae": errors.mae if errors else None,
             "rmse": errors.rmse if errors else None,
             "bias": errors.bias if errors else None,
-            "moved": {b.name: b.shift for b in found.bins} if found else {},
+            "moved": {b.name: b.shift for b in (*found.bins, found.total)} if found else {},
             "gate": self.verdict.as_dict() if self.verdict else None,
             "p50_ms": self.median_ms,
             "speedup": self.speedup,
@@ -160,6 +160,11 @@ def precision_rows(
     """
     testing = open_samples(test)
     calibrating = without_copies(open_samples(images), testing)
+    if not calibrating:
+        raise RecipeError(
+            f"every photograph in {images} is one of the test photographs in {test}",
+            fix="name other photographs to take ranges from: --images DIR",
+        )
     forms = make_forms(model, calibrating, out, num_images, num_threads)
     counted = count_forms(forms, testing, out, store, num_threads)
     timed = time_forms(forms, out, size, seconds, store, num_threads, fresh=fresh)

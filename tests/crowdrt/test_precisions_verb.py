@@ -64,7 +64,7 @@ def test_what_is_in_both_folders_makes_no_ranges(crowdrt, command, photographs, 
     shutil.copytree(photographs / "test", copies)
     said = crowdrt(*command[:3], copies, *command[4:])
     assert said.code == 1
-    assert "there are no images to calibrate on" in said.err
+    assert "is one of the test photographs" in said.err
 
 
 def test_an_int8_file_is_refused(crowdrt, command, tiny):
