@@ -183,9 +183,9 @@ def describe_errors(counted: Counted) -> str:
     errors = accuracy(counted.judged)
     left_out = len(counted.rows) - len(counted.judged)
     if errors is None:
-        nothing = f"no error is stated: the network was calibrated on all {left_out} of them"
+        nothing = "no error is stated: the network was calibrated on every annotated photograph"
         return nothing if left_out and accuracy(counted.rows) else ""
-    others = f"; {left_out} others are left out, it was calibrated on them" if left_out else ""
+    others = f"; left out: {left_out} that it was calibrated on" if left_out else ""
     return describe_accuracy(errors) + others
 
 

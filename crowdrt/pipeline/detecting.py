@@ -1,7 +1,7 @@
 """People on photographs: boxed, shown, and held against the boxes that people drew."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,16 @@ from crowdrt.benchmarks.accuracy.boxes import (
     evaluated,
 )
 from crowdrt.benchmarks.accuracy.detection import DetectionQuality, detection_quality
+from crowdrt.benchmarks.accuracy.gates import Verdict, judge_detections
 from crowdrt.benchmarks.overlays.boxes import draw_boxes
 from crowdrt.benchmarks.overlays.density import save_overlay
 from crowdrt.console import show_table, tell, track
-from crowdrt.contracts import BoxSample, Detections
+from crowdrt.contracts import BoxSample, Detections, default_gates
 from crowdrt.data.boxes.coco import PERSON
 from crowdrt.data.boxes.datasets import BoxOptions, open_box_samples
 from crowdrt.data.images import read_image
 from crowdrt.engines.base import Engine
+from crowdrt.pipeline.comparing import describe_verdict
 from crowdrt.pipeline.counting import distinct
 from crowdrt.pipeline.photographs import calibration_images
 from crowdrt.pipeline.stages import open_any
@@ -39,6 +41,7 @@ class Request:
     min_score: float = 0.3  # from which on a detection counts as a person
     short_side_px: int | None = None  # None leaves photographs as they are
     overlay: Path | None = None
+    against: Path | None = None  # a reference detector, such as the FP32 file
     image_folder: Path | None = None  # of CrowdHuman and COCO
     box: str = "full"  # CrowdHuman
     category: str = PERSON  # COCO
@@ -62,6 +65,20 @@ class Detected:
     rows: list[dict[str, Any]]  # image, boxes, scores, annotated (None where unknown)
     quality: DetectionQuality | None  # over the annotated photographs and every score
     left_out: int = 0  # annotated photographs that the network was calibrated on
+    against: bool = False  # whether there is a reference
+    reference: DetectionQuality | None = None  # of the reference, over the same photographs
+    verdict: Verdict | None = None  # of the default gate; None: FP32, or no reference
+
+    def as_json(self) -> Any:
+        """Return one mapping per photograph; beside a reference, both qualities with them."""
+        if not self.against:
+            return self.rows
+        return {
+            "photographs": self.rows,
+            "quality": None if self.quality is None else asdict(self.quality),
+            "reference": None if self.reference is None else asdict(self.reference),
+            "gate": None if self.verdict is None else self.verdict.as_dict(),
+        }
 
 
 def detect_photographs(
@@ -79,21 +96,45 @@ def detect_photographs(
     """
     samples = [sample for path in images for sample in open_box_samples(path, request.reading)]
     engine = open_any(engine_path, store, num_threads=num_threads)
-    detector_info(engine)
-    predictions = [
-        detect_people(engine, sample.image, short_side_px=request.short_side_px)
-        for sample in track(samples, "detecting", total=len(samples))
-    ]
+    reference = None
+    if request.against is not None:
+        reference = open_any(request.against, store, num_threads=num_threads)
+    predictions = detect_all(engine, samples, request)
     people = [at_least(each.detections, request.min_score) for each in predictions]
+    expected = [] if reference is None else detect_all(reference, samples, request)
     if request.overlay is not None:
         draw_all(engine, samples, people, request.overlay)
     annotated = [sample.image for sample in samples if sample.boxes is not None]
-    made_by = calibration_images(annotated, [engine.info])
+    made_by = calibration_images(annotated, [each.info for each in (engine, reference) if each])
+    quality = quality_of(samples, predictions, made_by)
+    before = quality_of(samples, expected, made_by) if expected else None
     return Detected(
         rows=[as_row(sample, each) for sample, each in zip(samples, people, strict=True)],
-        quality=quality_of(samples, predictions, made_by),
+        quality=quality,
         left_out=len([image for image in annotated if image in made_by]),
+        against=reference is not None,
+        reference=before,
+        verdict=None if reference is None else gate_of(engine, quality, before),
     )
+
+
+def detect_all(
+    engine: Engine, samples: Sequence[BoxSample], request: Request
+) -> list[BoxPrediction]:
+    """Return what a detector finds on every photograph, whatever the score."""
+    detector_info(engine)
+    return [
+        detect_people(engine, sample.image, short_side_px=request.short_side_px)
+        for sample in track(samples, "detecting", total=len(samples))
+    ]
+
+
+def gate_of(
+    engine: Engine, quality: DetectionQuality | None, reference: DetectionQuality | None
+) -> Verdict | None:
+    """Return what the default gate of the engine's precision says; None for FP32."""
+    gate = default_gates().get(engine.info.precision) if engine.info else None
+    return None if gate is None else judge_detections(gate, quality, reference)
 
 
 def quality_of(
@@ -138,8 +179,12 @@ def show_detections(detected: Detected) -> None:
     show_table(table)
     if detected.quality is not None:
         tell(describe_quality(detected.quality))
+    if detected.reference is not None:
+        tell(f"reference: {describe_quality(detected.reference)}")
+    if detected.verdict is not None:
+        tell(describe_verdict("the default gate of this precision", detected.verdict))
     if detected.left_out:
-        tell(f"{detected.left_out} others are left out: the network was calibrated on them")
+        tell(f"left out: {detected.left_out} that the network was calibrated on")
 
 
 def describe_quality(quality: DetectionQuality) -> str:

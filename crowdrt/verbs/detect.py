@@ -38,6 +38,10 @@ def detect(
     min_visibility: Annotated[
         float, typer.Option(min=0, max=1, help="MOT: leave out people less visible than this.")
     ] = 0.0,
+    against: Annotated[
+        Path | None,
+        typer.Option(help="A reference detector, such as the FP32 ONNX file: AP of both."),
+    ] = None,
     store: Store = None,
     threads: Threads = 0,
     as_json: AsJson = False,
@@ -49,6 +53,7 @@ def detect(
         min_score=score,
         short_side_px=short_side,
         overlay=overlay,
+        against=against,
         image_folder=image_folder,
         box=box,
         category=category,
@@ -56,6 +61,6 @@ def detect(
     )
     detected = detect_photographs(engine, images, request, store=store, num_threads=threads)
     if as_json:
-        emit(detected.rows)
+        emit(detected.as_json())
     else:
         show_detections(detected)

@@ -46,9 +46,7 @@ def test_photographs_that_made_the_file_are_in_no_error(crowdrt, tiny):
     errors = [row["count"] - row["annotated"] for row in rows if not row["calibrated_on"]]
     last = crowdrt("count", tiny.int8, tiny.photos).out.splitlines()[-1]
     assert last.startswith(f"MAE {np.abs(errors).mean():.2f}, ")
-    assert last.endswith(
-        "over 2 annotated photographs; 2 others are left out, it was calibrated on them"
-    )
+    assert last.endswith("over 2 annotated photographs; left out: 2 that it was calibrated on")
     whole = crowdrt("count", tiny.onnx, tiny.photos).out.splitlines()[-1]
     assert whole.endswith("over 4 annotated photographs")
 
@@ -69,7 +67,7 @@ def test_another_name_or_a_built_engine_does_not_hide_them(crowdrt, tiny, tmp_pa
         [row] = crowdrt("count", file, renamed, "--json").json()
         assert row["calibrated_on"]
         assert crowdrt("count", file, renamed).out.splitlines()[-1] == (
-            "no error is stated: the network was calibrated on all 1 of them"
+            "no error is stated: the network was calibrated on every annotated photograph"
         )
 
 
@@ -133,7 +131,7 @@ def test_a_comparison_for_people(crowdrt, tiny):
     assert head == ["photograph", "people", "reference", "annotated"]
     assert "the default gate of this precision: " in answer.out
     assert "density maps: PSNR " in answer.out
-    assert "2 others are left out" in answer.out
+    assert "left out: 2 that" in answer.out
 
 
 def test_one_memory_limit_is_not_for_two_engines(crowdrt, tiny):

@@ -10,7 +10,8 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from crowdrt.contracts import IMAGENET, GraphInfo
-from crowdrt.onnx_file import set_info
+from crowdrt.manifest import sha256_file
+from crowdrt.onnx_file import graph_info, set_info
 
 CELL, NUM_DETECTIONS = 8, 20
 PIXELS = replace(IMAGENET, stride=16)
@@ -203,6 +204,38 @@ def test_an_annotated_box_ends_where_the_photograph_does(crowdrt, engine, sets, 
     line = {"ID": "a", "gtboxes": [{"tag": "person", "fbox": [-20, 8, 28, 8]}]}
     sets["odgt"].write_text(json.dumps(line))
     assert "AP 100.0, AP@[.5:.95] 100.0" in crowdrt("detect", engine, sets["odgt"]).out
+
+
+def quantized(path, *, scale=1.0, calibrated_on=()):
+    """The detector under the name of INT8; one whose boxes are of another scale finds less."""
+    model = onnx.load(detector(path, scale=scale))
+    info = replace(graph_info(model), precision="int8").with_calibration(calibrated_on or ["0"])
+    set_info(model, info)
+    onnx.save(model, path)
+    return path
+
+
+@pytest.mark.parametrize(("scale", "held"), [(1.0, True), (1.5, False)])
+def test_a_detector_beside_its_reference(crowdrt, engine, sets, tmp_path, scale, held):
+    int8 = quantized(tmp_path / "int8.onnx", scale=scale)
+    command = ("detect", int8, sets["odgt"], "--against", engine)
+    found = crowdrt(*command, "--json").json()
+    assert found["reference"]["ap50"] == 1
+    assert (found["quality"]["ap50"] == 1) is held
+    assert found["gate"]["held"] is held
+    said = crowdrt(*command).out
+    assert "reference: AP 100.0" in said
+    assert ("the default gate of this precision: held" in said) is held
+    assert ("at least 99.00% is tolerated (FP32 100.00%)" in said) is not held
+
+
+def test_a_photograph_that_made_the_detector_is_in_no_measure(crowdrt, engine, sets, tmp_path):
+    digest = sha256_file(tmp_path / "Images" / "a.jpg")
+    int8 = quantized(tmp_path / "int8.onnx", calibrated_on=[digest])
+    answer = crowdrt("detect", int8, sets["odgt"])
+    assert "AP" not in answer.out
+    assert answer.out.splitlines()[-1] == ("left out: 1 that the network was calibrated on")
+    assert "AP 100.0" in crowdrt("detect", engine, sets["odgt"]).out
 
 
 @pytest.mark.data
