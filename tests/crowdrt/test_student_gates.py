@@ -1,5 +1,6 @@
 """The shipped student at its gates: what its recipe ships holds, plain INT8 does not."""
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -8,7 +9,6 @@ from crowdrt.benchmarks.accuracy.counts import predict
 from crowdrt.benchmarks.accuracy.gates import judge
 from crowdrt.calibration.fp16.cast import CastConfig, cast
 from crowdrt.calibration.fp16.rounded import RoundedEngine
-from crowdrt.contracts import CalibrationConfig
 from crowdrt.data.heads.shanghaitech import shanghaitech
 from crowdrt.data.synthetic.photographs import generate
 from crowdrt.engines.ort import OrtEngine
@@ -18,7 +18,7 @@ from crowdrt.pipeline.stages import calibrate_stage, export_stage
 from crowdrt.recipes import recipe_named
 
 RECIPE = recipe_named("csrnet-quarter")
-FEW = CalibrationConfig(num_images=4)
+FEW = replace(RECIPE.calibration, num_images=4)
 
 
 @pytest.fixture(scope="module")
