@@ -13,10 +13,10 @@ import onnx
 from crowdrt.console import say
 from crowdrt.contracts import METADATA_KEY, Feeds, GraphInfo, TensorSpec
 from crowdrt.engines.base import check_feeds, check_threads, probe
-from crowdrt.engines.channels import with_fourth_channel
 from crowdrt.engines.machine import cpu_may_saturate
-from crowdrt.engines.normalisation import without_std
-from crowdrt.engines.unsigned import unsigned_activations
+from crowdrt.engines.rewrites.channels import with_fourth_channel
+from crowdrt.engines.rewrites.normalisation import without_std
+from crowdrt.engines.rewrites.unsigned import unsigned_activations
 from crowdrt.errors import EngineError
 from crowdrt.lazy import require
 from crowdrt.onnx_file import read_onnx, stored_info

@@ -17,8 +17,8 @@ from crowdrt.contracts import Feeds, GraphInfo, TensorSpec
 from crowdrt.engines.base import check_feeds, check_threads, probe
 from crowdrt.engines.machine import cpu_may_saturate, num_cores
 from crowdrt.engines.ort import full_range_int8, read_graph
-from crowdrt.engines.unsigned import unsigned_activations
-from crowdrt.engines.weight_codes import stored_codes
+from crowdrt.engines.rewrites.unsigned import unsigned_activations
+from crowdrt.engines.rewrites.weight_codes import stored_codes
 from crowdrt.errors import EngineError
 from crowdrt.lazy import require
 from crowdrt.onnx_file import stored_info

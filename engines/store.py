@@ -28,8 +28,8 @@ from crowdrt.engines.signing import (
     sign_fix,
     verify_key,
 )
-from crowdrt.engines.trt.build import this_gpu, write_plan
-from crowdrt.engines.trt.options import PlanOptions
+from crowdrt.engines.trt.building.build import this_gpu, write_plan
+from crowdrt.engines.trt.building.options import PlanOptions
 from crowdrt.engines.trt.run import plan_opener
 from crowdrt.errors import EngineError, MissingDependencyError
 from crowdrt.lazy import require

@@ -10,8 +10,8 @@ import numpy.typing as npt
 import torch
 
 from crowdrt.contracts import COUNT, Feeds, Preprocessing, Size, UInt8Image
-from crowdrt.engines.instance_norm import with_exact_norms
 from crowdrt.engines.ort import OrtEngine
+from crowdrt.engines.rewrites.instance_norm import with_exact_norms
 from crowdrt.errors import ParityError
 from crowdrt.export.deploy import ShippedNetwork
 from crowdrt.export.difference import differences
@@ -19,7 +19,7 @@ from crowdrt.models.network import Network
 from crowdrt.onnx_file import graph_info, read_onnx
 
 RTOL = 1e-4  # of the largest value; sums in another order differ by about 1e-6
-KERNEL_RTOL = 5e-3  # of a file with instance norms: see engines/instance_norm.py
+KERNEL_RTOL = 5e-3  # of a file with instance norms: see engines/rewrites/instance_norm.py
 MIN_VARIATION = 1e-3  # of the largest value: below it a reference proves nothing
 FloatArray = npt.NDArray[np.float32]
 

@@ -21,7 +21,7 @@ import onnx
 from onnx import numpy_helper
 
 from crowdrt.calibration.fp16.plan import FLOAT_PLACES, Fp16Plan
-from crowdrt.engines.normalisation import drop_unread
+from crowdrt.engines.rewrites.normalisation import drop_unread
 from crowdrt.lazy import require
 from crowdrt.onnx_graph import name_of
 

@@ -20,7 +20,7 @@ from onnx import numpy_helper
 from crowdrt.calibration.fp16.graph import free, taken
 from crowdrt.calibration.fp16.plan import ANSWERS, Fp16Plan
 from crowdrt.calibration.int8.bias import mean_shift
-from crowdrt.engines.normalisation import drop_unread
+from crowdrt.engines.rewrites.normalisation import drop_unread
 from crowdrt.onnx_graph import CONVS, name_of
 
 Means = npt.NDArray[np.float64]  # (C,)

@@ -12,7 +12,7 @@ from crowdrt.console import show_table
 from crowdrt.engines.cuda.device import gpu_identity, open_device
 from crowdrt.engines.cuda.driver import driver_gpu, generations_for
 from crowdrt.engines.machine import cpu_may_saturate, num_cores
-from crowdrt.engines.trt.routes import route_of
+from crowdrt.engines.trt.building.routes import route_of
 from crowdrt.errors import CrowdRTError
 from crowdrt.lazy import require
 

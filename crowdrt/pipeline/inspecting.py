@@ -15,7 +15,7 @@ from rich.text import Text
 from crowdrt.console import show_table
 from crowdrt.contracts import Size, TensorSpec
 from crowdrt.engines.store import KINDS, MANIFEST, read_built
-from crowdrt.engines.trt.parser_support import tensorrt_support
+from crowdrt.engines.trt.graphs.parser_support import tensorrt_support
 from crowdrt.errors import EngineError, ExportError
 from crowdrt.manifest import read_manifest, sha256_file
 from crowdrt.onnx_file import external_files, read_onnx, stored_info

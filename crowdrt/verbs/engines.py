@@ -10,7 +10,7 @@ from crowdrt.entry import emit
 from crowdrt.verbs.options import AsJson, Store, Threads
 
 if TYPE_CHECKING:
-    from crowdrt.engines.trt.options import PlanOptions
+    from crowdrt.engines.trt.building.options import PlanOptions
 
 
 ShapeText = Annotated[
@@ -75,7 +75,7 @@ def build(
 
 def plan_options(**asked: Any) -> "PlanOptions | None":
     """Return what a TensorRT build is asked for; None where nothing was."""
-    from crowdrt.engines.trt.options import PlanOptions, parse_shape
+    from crowdrt.engines.trt.building.options import PlanOptions, parse_shape
     from crowdrt.pipeline.tiling import parse_memory
 
     given = {name: value for name, value in asked.items() if value is not None}

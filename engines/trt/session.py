@@ -12,7 +12,7 @@ from crowdrt.console import say
 from crowdrt.contracts import Feeds
 from crowdrt.engines.cuda.device import Device
 from crowdrt.engines.cuda.graphs import CudaGraph
-from crowdrt.engines.trt.progress import recorder_for, started
+from crowdrt.engines.trt.building.progress import recorder_for, started
 from crowdrt.errors import EngineError
 from crowdrt.lazy import require
 

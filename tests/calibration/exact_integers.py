@@ -4,7 +4,7 @@ import numpy as np
 import onnx
 from small_graphs import constants_of
 
-from crowdrt.engines.unsigned import unsigned_activations
+from crowdrt.engines.rewrites.unsigned import unsigned_activations
 
 
 class ExactNetwork:

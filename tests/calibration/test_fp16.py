@@ -37,7 +37,7 @@ from crowdrt.calibration.fp16.plan import (
 from crowdrt.contracts import CalibrationConfig
 from crowdrt.data.preprocess import load_feed
 from crowdrt.engines.ort import OrtEngine
-from crowdrt.engines.unsigned import never_negative
+from crowdrt.engines.rewrites.unsigned import never_negative
 from crowdrt.errors import CalibrationError, RecipeError
 from crowdrt.manifest import read_manifest, sha256_file
 from crowdrt.onnx_file import graph_info, set_info

@@ -11,7 +11,7 @@ from test_qdq import int8_of, weight_codes
 
 from crowdrt.calibration.int8.qdq import WEIGHT_MAX
 from crowdrt.engines.ort import OrtEngine, save_optimised
-from crowdrt.engines.unsigned import unsigned_activations
+from crowdrt.engines.rewrites.unsigned import unsigned_activations
 
 
 def unfold(codes: np.ndarray, conv: onnx.NodeProto, kernel: tuple[int, int], pad: int):

@@ -15,7 +15,7 @@ from test_qdq import int8_of
 
 from crowdrt.engines.machine import cpu_may_saturate
 from crowdrt.engines.ov import OpenVinoEngine
-from crowdrt.engines.unsigned import unsigned_activations
+from crowdrt.engines.rewrites.unsigned import unsigned_activations
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("openvino") is None, reason="needs crowdrt[openvino]"

@@ -44,7 +44,7 @@ def test_inspect_says_how_it_was_built(crowdrt, built):
 
 def test_inspect_says_why_it_does_not_run_without_a_gpu(crowdrt, built, monkeypatch):
     from crowdrt.engines.cuda.device import no_device
-    from crowdrt.engines.trt import build
+    from crowdrt.engines.trt.building import build
 
     def none():
         raise no_device("no driver")

@@ -518,7 +518,9 @@ def installed(
     monkeypatch: Any, generation: str = "8.6", **options: Any
 ) -> tuple[ModuleType, StandInDevice]:
     """Put the stand-ins where the code looks for TensorRT and for a GPU."""
-    from crowdrt.engines.trt import build, layer_profile, run
+    from crowdrt.engines.trt import run
+    from crowdrt.engines.trt.building import build
+    from crowdrt.engines.trt.layers import layer_profile
 
     device = StandInDevice()
     trt = stand_in(generation, device, **options)

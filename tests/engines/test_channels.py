@@ -3,8 +3,8 @@ import onnx
 import pytest
 from onnx import TensorProto, numpy_helper, parser
 
-from crowdrt.engines.channels import with_fourth_channel
 from crowdrt.engines.ort import OrtEngine
+from crowdrt.engines.rewrites.channels import with_fourth_channel
 
 # Two convolutions share a three-channel image, as in a network of several columns.
 GRAPH = """

@@ -8,9 +8,9 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from crowdrt.engines.trt.inspector import layer_times, precision_from, read_inspector
-from crowdrt.engines.trt.precision import Asked, asked_of, check_precision, hold
-from crowdrt.engines.trt.roofline import Peaks, layer_rows
+from crowdrt.engines.trt.layers.inspector import layer_times, precision_from, read_inspector
+from crowdrt.engines.trt.layers.precision import Asked, asked_of, check_precision, hold
+from crowdrt.engines.trt.layers.roofline import Peaks, layer_rows
 from crowdrt.errors import EngineError
 
 SAMPLES = Path(__file__).parent / "inspector_samples"

@@ -6,8 +6,8 @@ import onnxruntime
 import pytest
 from onnx import numpy_helper, parser
 
-from crowdrt.engines.instance_norm import with_exact_norms
 from crowdrt.engines.ort import OrtEngine
+from crowdrt.engines.rewrites.instance_norm import with_exact_norms
 
 NORM = """
 <ir_version: 8, opset_import: ["" : OPSET]>

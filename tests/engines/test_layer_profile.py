@@ -5,9 +5,9 @@ import pytest
 from stand_in_tensorrt import installed
 
 from crowdrt.engines.store import EngineStore
-from crowdrt.engines.trt.inspector import layer_times
-from crowdrt.engines.trt.layer_profile import entries_of, profile_layers
-from crowdrt.engines.trt.options import PlanOptions
+from crowdrt.engines.trt.building.options import PlanOptions
+from crowdrt.engines.trt.layers.inspector import layer_times
+from crowdrt.engines.trt.layers.layer_profile import entries_of, profile_layers
 from crowdrt.manifest import write_json
 
 

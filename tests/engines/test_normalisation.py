@@ -4,8 +4,8 @@ import numpy as np
 import onnx
 import pytest
 
-from crowdrt.engines.normalisation import without_std
 from crowdrt.engines.ort import OrtEngine
+from crowdrt.engines.rewrites.normalisation import without_std
 
 # Two convolutions read the normalised photograph, as in a network of several columns.
 COLUMNS = """

@@ -9,7 +9,7 @@ from crowdrt.calibration.fp16.graph import prepared, to_fp16
 from crowdrt.calibration.fp16.plan import plan_fp16
 from crowdrt.calibration.int8.plan import plan_int8
 from crowdrt.calibration.int8.qdq import insert_qdq
-from crowdrt.engines.trt.parser_support import tensorrt_support
+from crowdrt.engines.trt.graphs.parser_support import tensorrt_support
 from crowdrt.export.deploy import ShippedNetwork
 from crowdrt.export.onnx_export import to_onnx
 from crowdrt.export.simplify import simplify

@@ -5,8 +5,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from crowdrt.engines.trt.parser_support import misfits, tensorrt_support
-from crowdrt.engines.trt.parser_tables import PARSERS
+from crowdrt.engines.trt.graphs.parser_support import misfits, tensorrt_support
+from crowdrt.engines.trt.graphs.parser_tables import PARSERS
 
 GOOD = """
 <ir_version: 8, opset_import: ["" : 17]>

@@ -10,11 +10,11 @@ from onnx import TensorProto, helper
 from stand_in_tensorrt import installed
 
 from crowdrt.engines.ort import OrtEngine
-from crowdrt.engines.trt.build import INSPECTOR, write_plan
-from crowdrt.engines.trt.estimate import MemoryEstimate, check_memory, estimate_memory
-from crowdrt.engines.trt.graph import asked_precisions, float_pixels, named, plan_graph
-from crowdrt.engines.trt.options import PlanOptions, parse_shape
-from crowdrt.engines.trt.routes import route_of
+from crowdrt.engines.trt.building.build import INSPECTOR, write_plan
+from crowdrt.engines.trt.building.estimate import MemoryEstimate, check_memory, estimate_memory
+from crowdrt.engines.trt.building.options import PlanOptions, parse_shape
+from crowdrt.engines.trt.building.routes import route_of
+from crowdrt.engines.trt.graphs.graph import asked_precisions, float_pixels, named, plan_graph
 from crowdrt.errors import EngineError, RecipeError
 
 STATIC = PlanOptions(shape=parse_shape("40x64"))

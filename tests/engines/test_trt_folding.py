@@ -6,10 +6,10 @@ import numpy as np
 import onnx
 
 from crowdrt.engines.ort import OrtEngine
-from crowdrt.engines.trt.estimate import estimate_memory
-from crowdrt.engines.trt.folding import fold_shapes
-from crowdrt.engines.trt.graph import plan_graph
-from crowdrt.engines.trt.options import PlanOptions, parse_shape
+from crowdrt.engines.trt.building.estimate import estimate_memory
+from crowdrt.engines.trt.building.options import PlanOptions, parse_shape
+from crowdrt.engines.trt.graphs.folding import fold_shapes
+from crowdrt.engines.trt.graphs.graph import plan_graph
 from crowdrt.export.deploy import ShippedNetwork
 from crowdrt.export.onnx_export import to_onnx
 from crowdrt.export.simplify import simplify

@@ -43,7 +43,7 @@ def test_what_11_removed_is_said_in_the_route_of_8_6_alone():
         for name in names
         if name not in NAMES["11.4"].get(owner, set())
     }
-    text = (TRT / "routes.py").read_text()
+    text = (TRT / "building/routes.py").read_text()
     anywhere = {source: read_source(source.read_text(), CLAIMS).seen for source in sources(TRT)}
     users = {source.name for source, seen in anywhere.items() if seen & removed}
     assert users == {"routes.py"}
@@ -89,7 +89,7 @@ def test_the_lists_are_those_of_three_generations():
 def test_engines_are_imported_without_a_gpu_library():
     heavy = ("tensorrt", "pycuda", "cuda", "torch", "cryptography", "onnxruntime")
     code = (
-        "import sys, crowdrt.engines, crowdrt.engines.store, crowdrt.engines.trt.build\n"
+        "import sys, crowdrt.engines, crowdrt.engines.store, crowdrt.engines.trt.building.build\n"
         "import crowdrt.engines.trt.run, crowdrt.engines.cuda.device\n"
         f"print([m for m in {heavy} if m in sys.modules])"
     )

@@ -13,7 +13,7 @@ from crowdrt.engines.base import open_engine
 from crowdrt.engines.cuda.device import open_device
 from crowdrt.engines.ort import OrtEngine
 from crowdrt.engines.store import MANIFEST, EngineStore
-from crowdrt.engines.trt.options import PlanOptions, parse_shape
+from crowdrt.engines.trt.building.options import PlanOptions, parse_shape
 from crowdrt.errors import EngineError
 
 pytestmark = pytest.mark.gpu

@@ -6,7 +6,7 @@ import pytest
 from onnx import numpy_helper, parser
 
 from crowdrt.engines.ort import OrtEngine
-from crowdrt.engines.trt.residual import fuse_residual_sums
+from crowdrt.engines.trt.graphs.residual import fuse_residual_sums
 
 STEPS = {"s1": 0.01, "s2": 0.02, "s3": 0.03, "s4": 0.04, "sw": 0.005}
 

@@ -16,8 +16,8 @@ from crowdrt.engines.cuda.device import failed
 from crowdrt.engines.cuda.graphs import CudaGraph, GraphError
 from crowdrt.engines.ort import OrtEngine
 from crowdrt.engines.trt import session as session_module
-from crowdrt.engines.trt.build import write_plan
-from crowdrt.engines.trt.options import PlanOptions, parse_shape
+from crowdrt.engines.trt.building.build import write_plan
+from crowdrt.engines.trt.building.options import PlanOptions, parse_shape
 from crowdrt.engines.trt.run import TrtEngine
 from crowdrt.errors import EngineError
 

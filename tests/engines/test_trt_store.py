@@ -21,9 +21,9 @@ from crowdrt.engines.base import open_engine
 from crowdrt.engines.cuda.device import driver_version, open_device, parse_driver
 from crowdrt.engines.signing import SIGNATURE, VERIFY_KEY
 from crowdrt.engines.store import KINDS, MANIFEST, TIMINGS, EngineStore, read_built
-from crowdrt.engines.trt import timing_cache as timing_module
-from crowdrt.engines.trt.options import PlanOptions, parse_shape
-from crowdrt.engines.trt.timing_cache import TimingCache, read_timings
+from crowdrt.engines.trt.building import timing_cache as timing_module
+from crowdrt.engines.trt.building.options import PlanOptions, parse_shape
+from crowdrt.engines.trt.building.timing_cache import TimingCache, read_timings
 from crowdrt.errors import EngineError
 
 PLAN = KINDS["tensorrt"].file
@@ -469,7 +469,7 @@ def test_a_pinned_file_that_cannot_be_used_ends_the_build(build, tmp_path):
 HOLDER = """
 import sys, time
 from pathlib import Path
-from crowdrt.engines.trt.timing_cache import TimingCache
+from crowdrt.engines.trt.building.timing_cache import TimingCache
 cache = TimingCache(Path(sys.argv[1]), {"gpu": "one", "tensorrt": "8.6.1"})
 with cache.locked():
     old = cache.load()
@@ -517,8 +517,9 @@ import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import stand_in_tensorrt as s
-from crowdrt.engines.trt import build, run
-from crowdrt.engines.trt.options import PlanOptions, parse_shape
+from crowdrt.engines.trt import run
+from crowdrt.engines.trt.building import build
+from crowdrt.engines.trt.building.options import PlanOptions, parse_shape
 from crowdrt.engines.store import EngineStore
 device = s.StandInDevice()
 sys.modules["tensorrt"] = s.stand_in("10.16", device)

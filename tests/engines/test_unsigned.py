@@ -4,7 +4,7 @@ import pytest
 from onnx import TensorProto, numpy_helper, parser
 
 from crowdrt.engines.ort import OrtEngine, save_optimised
-from crowdrt.engines.unsigned import never_negative, unsigned_activations
+from crowdrt.engines.rewrites.unsigned import never_negative, unsigned_activations
 
 # Two INT8 convolutions, the first with a ReLU and a pool: as calibration writes them.
 GRAPH = """

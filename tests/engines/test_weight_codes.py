@@ -4,7 +4,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from crowdrt.engines.ort import OrtEngine
-from crowdrt.engines.weight_codes import stored_codes
+from crowdrt.engines.rewrites.weight_codes import stored_codes
 
 
 def quantized(weights, step, zero, axis=None, x_shape=(1, 3, 4, 4)) -> onnx.ModelProto:

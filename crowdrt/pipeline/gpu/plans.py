@@ -10,10 +10,10 @@ import onnx
 from crowdrt.benchmarks.feeds import feeds_for
 from crowdrt.engines.base import Engine
 from crowdrt.engines.store import EngineStore, read_built
-from crowdrt.engines.trt.inspector import read_inspector
-from crowdrt.engines.trt.layer_profile import profile_layers
-from crowdrt.engines.trt.options import PlanOptions
-from crowdrt.engines.trt.precision import asked_of, hold
+from crowdrt.engines.trt.building.options import PlanOptions
+from crowdrt.engines.trt.layers.inspector import read_inspector
+from crowdrt.engines.trt.layers.layer_profile import profile_layers
+from crowdrt.engines.trt.layers.precision import asked_of, hold
 from crowdrt.errors import CrowdRTError
 from crowdrt.manifest import write_json, write_whole
 from crowdrt.pipeline.gpu.dry import Pool, fill

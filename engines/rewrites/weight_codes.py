@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from crowdrt.engines.normalisation import drop_unread
+from crowdrt.engines.rewrites.normalisation import drop_unread
 
 Arrays = dict[str, onnx.TensorProto]
 

@@ -9,9 +9,9 @@ import onnx
 from onnx import TensorProto, helper
 
 from crowdrt.contracts import GraphInfo, TensorSpec
-from crowdrt.engines.trt.folding import fold_shapes
-from crowdrt.engines.trt.options import PlanOptions, Shape, shown
-from crowdrt.engines.trt.residual import fuse_residual_sums
+from crowdrt.engines.trt.building.options import PlanOptions, Shape, shown
+from crowdrt.engines.trt.graphs.folding import fold_shapes
+from crowdrt.engines.trt.graphs.residual import fuse_residual_sums
 from crowdrt.errors import EngineError
 from crowdrt.onnx_file import stored_info
 from crowdrt.onnx_graph import (

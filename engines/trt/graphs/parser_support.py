@@ -15,7 +15,7 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from crowdrt.engines.trt.parser_tables import PARSERS, Parser
+from crowdrt.engines.trt.graphs.parser_tables import PARSERS, Parser
 from crowdrt.onnx_graph import every_node, name_of, stored_tensors
 
 MAX_TOPK = 3840

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import onnx
 
-from crowdrt.engines.trt.graph import types_of
+from crowdrt.engines.trt.graphs.graph import types_of
 from crowdrt.errors import EngineError
 from crowdrt.onnx_graph import inferred_shapes, reads, stored_tensors
 

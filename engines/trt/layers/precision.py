@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import onnx
 from onnx import TensorProto
 
-from crowdrt.engines.trt.inspector import Inspection, Layer
+from crowdrt.engines.trt.layers.inspector import Inspection, Layer
 from crowdrt.errors import EngineError
 from crowdrt.onnx_graph import CONVS, PASSES_ON, name_of, stored_tensors
 

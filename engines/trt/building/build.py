@@ -11,12 +11,12 @@ import onnx
 
 from crowdrt.console import progress_bar, say
 from crowdrt.engines.cuda.device import gpu_identity, open_device
-from crowdrt.engines.trt.estimate import check_memory, estimate_memory
-from crowdrt.engines.trt.graph import PlanGraph, plan_graph
-from crowdrt.engines.trt.options import PlanOptions
-from crowdrt.engines.trt.progress import monitor_for, recorder_for, started
-from crowdrt.engines.trt.routes import Route, route_of
-from crowdrt.engines.trt.timing_cache import TimingCache, read_timings
+from crowdrt.engines.trt.building.estimate import check_memory, estimate_memory
+from crowdrt.engines.trt.building.options import PlanOptions
+from crowdrt.engines.trt.building.progress import monitor_for, recorder_for, started
+from crowdrt.engines.trt.building.routes import Route, route_of
+from crowdrt.engines.trt.building.timing_cache import TimingCache, read_timings
+from crowdrt.engines.trt.graphs.graph import PlanGraph, plan_graph
 from crowdrt.errors import EngineError
 from crowdrt.lazy import require
 from crowdrt.onnx_file import read_onnx

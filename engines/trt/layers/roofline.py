@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
-from crowdrt.engines.trt.inspector import Inspection, Layer
+from crowdrt.engines.trt.layers.inspector import Inspection, Layer
 from crowdrt.errors import EngineError
 
 OPERATIONS_PER_MAC = 2

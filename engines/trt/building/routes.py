@@ -8,7 +8,7 @@ nothing else, and has removed the flags.
 from types import ModuleType
 from typing import Any, Protocol
 
-from crowdrt.engines.trt.graph import PlanGraph
+from crowdrt.engines.trt.graphs.graph import PlanGraph
 from crowdrt.errors import EngineError
 
 Facts = dict[str, Any]  # what a route did, for the manifest

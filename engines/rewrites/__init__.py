@@ -1,0 +1,1 @@
+"""ONNX graphs rewritten for a CPU, answers unchanged."""

@@ -1,0 +1,1 @@
+"""ONNX -> plan: routes, options, memory, timings."""

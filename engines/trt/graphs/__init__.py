@@ -1,0 +1,1 @@
+"""The graph as TensorRT is given it, and what its parser takes."""

@@ -1,0 +1,1 @@
+"""What a built plan does, layer by layer: precision, time, roofline."""
