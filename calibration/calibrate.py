@@ -26,7 +26,7 @@ from crowdrt.onnx_file import external_files, graph_info, read_onnx, set_info
 
 MIN_OPSET = 13  # the first whose Q/DQ takes one scale per channel
 COST_SIZE: Size = (576, 864)  # at which shares of MACs are taken; they hardly depend on it
-FORM = 2  # of what is written for the same inputs; a new number makes old files stale
+FORM = 3  # of what is written for the same inputs; a new number makes old files stale
 
 
 def calibrate(

@@ -19,6 +19,7 @@ from onnx import helper, numpy_helper
 
 from crowdrt.calibration.int8.bias import mean_shift
 from crowdrt.calibration.int8.plan import Plan
+from crowdrt.engines.rewrites.normalisation import drop_unread
 from crowdrt.onnx_graph import name_of
 
 INT8_MAX = 127
@@ -72,6 +73,7 @@ def insert_qdq(
     del graph.node[:]
     graph.node.extend(nodes)
     graph.initializer.extend(writer.initializers)
+    drop_unread(graph)  # biases that corrected ones replace
     return quantized
 
 

@@ -25,6 +25,12 @@ Tf32 = Annotated[bool, typer.Option("--tf32", help="TensorRT: FP32 layers may ro
 FloatInput = Annotated[
     bool, typer.Option("--float-input", help="TensorRT: feed pixels as float32.")
 ]
+AnyPrecision = Annotated[
+    bool,
+    typer.Option(
+        "--any-precision", help="TensorRT: keep layers that run in more digits than the file asks."
+    ),
+]
 TimingCache = Annotated[
     Path | None, typer.Option(help="TensorRT: measured before; read, never written.")
 ]
@@ -44,6 +50,7 @@ def build(
     level: Level = None,
     tf32: Tf32 = False,
     float_input: FloatInput = False,
+    any_precision: AnyPrecision = False,
     timing_cache: TimingCache = None,
     sign_key: SignKey = None,
     store: Store = None,
@@ -61,6 +68,7 @@ def build(
         level=level,
         tf32=tf32 or None,
         float_input=float_input or None,
+        any_precision=any_precision or None,
         timing_cache=timing_cache,
     )
     engines = EngineStore(store or default_store())

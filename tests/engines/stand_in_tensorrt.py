@@ -22,6 +22,8 @@ import onnxruntime
 from onnx import TensorProto
 from trt_names import NAMES
 
+from crowdrt.engines.trt.layers.precision import asked_of
+
 MAGIC = b"stand-in plan\n"
 ENUMS = (
     "BuilderFlag",
@@ -208,6 +210,8 @@ def stand_in(generation: str, device: StandInDevice, *, refuses: str = "") -> Mo
     trt.__version__ = {"8.6": "8.6.1", "10.16": "10.16.1.11", "11.4": "11.4.0.106"}[generation]
     trt.my_log = []  # what was asked of the builder, in order
     trt.my_fails = False
+    trt.my_types = True  # the inspector says in what each node runs
+    trt.my_slow = set()  # nodes that run in FP32 whatever the file asks
     trt.my_meanwhile = lambda: None  # what else happens while a plan is built
     for owner in ENUMS:
         members = sorted(names[owner] - {"name", "value", "itemsize"})
@@ -400,7 +404,17 @@ def stand_in(generation: str, device: StandInDevice, *, refuses: str = "") -> Mo
 
         def get_engine_information(self, kind):
             assert kind is trt.LayerInformationFormat.JSON
-            return json.dumps({"Layers": [{"Name": n.name} for n in self.my_model.graph.node]})
+            asked = asked_of(self.my_model)
+            layers = [self.my_layer(node, asked) for node in self.my_model.graph.node]
+            return json.dumps({"Layers": layers})
+
+        def my_layer(self, node, asked):
+            if not trt.my_types:
+                return {"Name": node.name}
+            wish = asked.get(node.name)
+            ran = "FP32" if wish is None or node.name in trt.my_slow else wish.precision.upper()
+            read = {"Name": "in", "Dimensions": [1], "Format/Datatype": f"Row major {ran}"}
+            return {"Name": node.name, "LayerType": node.op_type, "Inputs": [read], "Outputs": []}
 
     class ExecutionContext(Base, of="IExecutionContext"):
         def __init__(self, engine):

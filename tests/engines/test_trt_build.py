@@ -148,6 +148,24 @@ def test_8_6_needs_one_flag_for_explicit_quantizers(monkeypatch, tmp_path, from_
     assert not any(layer.my_types for layer in network.my_layers)
 
 
+def test_a_plan_that_runs_in_more_digits_than_asked_is_refused(monkeypatch, tmp_path, from_text):
+    trt, _ = installed(monkeypatch, "8.6")
+    path, plan = tmp_path / "int8.onnx", tmp_path / "a.plan"
+    onnx.save(named(in_int8(from_text)), path)
+    assert write_plan(path, plan, PlanOptions())["precision"]["obeyed"] == {"int8": 1}
+    plan.unlink()
+    (conv,) = [node.name for node in onnx.load(path).graph.node if node.op_type == "Conv"]
+    trt.my_slow = {conv}
+    with pytest.raises(EngineError, match=f"Conv {conv}, asked to run in int8, runs in fp32") as no:
+        write_plan(path, plan, PlanOptions())
+    assert "--any-precision" in no.value.fix
+    assert not plan.exists()
+    facts = write_plan(path, plan, PlanOptions(any_precision=True))["precision"]
+    assert (facts["obeyed"], len(facts["errors"])) == ({}, 1)
+    assert plan.exists()
+    assert PlanOptions(any_precision=True).identity() != PlanOptions().identity()
+
+
 def test_what_a_quantizer_touches_is_left_to_tensorrt(from_text):
     model = named(in_int8(from_text))
     assert asked_precisions(model) == {"out": "fp32"}  # not the convolution, which fuses to INT8

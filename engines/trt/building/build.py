@@ -17,6 +17,8 @@ from crowdrt.engines.trt.building.progress import monitor_for, recorder_for, sta
 from crowdrt.engines.trt.building.routes import Route, route_of
 from crowdrt.engines.trt.building.timing_cache import TimingCache, read_timings
 from crowdrt.engines.trt.graphs.graph import PlanGraph, plan_graph
+from crowdrt.engines.trt.layers.inspector import read_inspector
+from crowdrt.engines.trt.layers.precision import check_precision
 from crowdrt.errors import EngineError
 from crowdrt.lazy import require
 from crowdrt.onnx_file import read_onnx
@@ -43,7 +45,8 @@ def write_plan(onnx_path: Path, out: Path, options: PlanOptions) -> Facts:
     """Write the plan and the inspector's layers into the store; return the manifest's facts.
 
     Raises:
-        EngineError: no GPU answers, it has too little memory, or TensorRT refuses the network.
+        EngineError: no GPU answers, it has too little memory, TensorRT refuses the network, or runs
+            a layer in more digits than the file asks.
         ExportError: the ONNX file cannot be used.
     """
     trt = require("tensorrt", extra="tensorrt")
@@ -57,10 +60,19 @@ def write_plan(onnx_path: Path, out: Path, options: PlanOptions) -> Facts:
             say(f"the estimate leaves out {len(estimate.unknown)} tensors whose shape is unknown")
         machine = {**gpu_identity(device), "tensorrt": str(trt.__version__)}
         built = build_plan(trt, graph, options, machine)
+    held = check_precision(
+        read_inspector(built.layers),
+        graph.model,
+        tf32=options.tf32,
+        refuse=not options.any_precision,
+    )
+    if num := len(held.errors) + len(held.exceptions):
+        say(f"layers that run in more digits than the file asks: {num}; the manifest names them")
     out.write_bytes(built.plan)
     out.with_name(INSPECTOR).write_text(built.layers)
     return {
         **graph.description(),
+        "precision": held.facts(),
         "inspector_sha256": hashlib.sha256(built.layers.encode()).hexdigest(),
         "build": {
             **built.facts,

@@ -28,6 +28,7 @@ class PlanOptions:
     level: int = 3  # 0 builds fastest, 5 tries most
     tf32: bool = False  # lets FP32 layers round their inputs to 10 bits
     float_input: bool = False  # feed the pixels as float32 where they could be uint8
+    any_precision: bool = False  # keep a plan whose layers run in more digits than the file asks
     timing_cache: Path | None = None  # measured before, read and never written
     timings: Path | None = field(default=None, compare=False)
 
@@ -64,6 +65,7 @@ class PlanOptions:
             "level": self.level,
             "tf32": self.tf32,
             "float_input": self.float_input,
+            "any_precision": self.any_precision,
             "timing_cache_sha256": None if pinned is None else sha256_file(pinned),
         }
 

@@ -145,13 +145,16 @@ def layers_by_node(layers: Iterable[Layer]) -> dict[str, Layer]:
     return found
 
 
-def check_precision(inspection: Inspection, model: onnx.ModelProto, *, tf32: bool = True) -> Held:
+def check_precision(
+    inspection: Inspection, model: onnx.ModelProto, *, tf32: bool = True, refuse: bool = True
+) -> Held:
     """Hold a plan against its file and refuse one that disobeys in silence.
 
     Args:
         inspection: of the plan.
         model: the file that the plan was built from, its nodes under the names they were built by.
         tf32: whether FP32 products may round their operands to 10 bits.
+        refuse: whether a plan that disobeys is an error, or only listed.
 
     Raises:
         EngineError: names each layer that runs in more digits than asked, or in TF32 unasked.
@@ -161,11 +164,12 @@ def check_precision(inspection: Inspection, model: onnx.ModelProto, *, tf32: boo
     if not tf32:
         rounded = [layer.name for layer in inspection.layers if layer.precision == "tf32"]
         wrong += [f"{name} runs in tf32, which was not allowed" for name in rounded]
-    if wrong:
+    if wrong and refuse:
         more = f"; and {len(wrong) - 5} more" if len(wrong) > 5 else ""
         raise EngineError(
             f"the plan does not run as its file says: {'; '.join(wrong[:5])}{more}",
-            fix="build it with a newer TensorRT or at --level 5; or leave these layers in FP32 in "
-            "the file: crowdrt calibrate and crowdrt cast",
+            fix="build it with a newer TensorRT or at --level 5; leave these layers in FP32 in the "
+            "file: crowdrt calibrate --keep-float NODE; or keep the plan as it is, with a list of "
+            "them: --any-precision",
         )
     return held
