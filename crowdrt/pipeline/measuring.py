@@ -16,7 +16,7 @@ from crowdrt.benchmarks.tables.table import Complexity, Operations, TableRow, ne
 from crowdrt.benchmarks.timing.race import Contender, RaceConfig, race
 from crowdrt.benchmarks.timing.records import append_records, read_records
 from crowdrt.console import out, say, show_table
-from crowdrt.contracts import CalibrationConfig, GraphInfo, Measurement, Size, UInt8Image
+from crowdrt.contracts import CalibrationConfig, GraphInfo, Measurement, Recipe, Size, UInt8Image
 from crowdrt.data.synthetic.photographs import PX_PER_PERSON, crowd_photograph, generate
 from crowdrt.engines.base import open_engine
 from crowdrt.engines.machine import num_cores
@@ -262,22 +262,31 @@ def race_family(
 
 def student_origin(network: str) -> Origin:
     """Return the 1/4 student: the shipped one, else a random one, which is timed the same."""
-    recipes = (make() for make in RECIPES)
-    shipped = [
-        shipped_weights(recipe)
-        for recipe in recipes
-        if (recipe.network, recipe.width) == (network, STUDENT)
-    ]
-    return Origin(network=network, width=STUDENT, weights=next(filter(None, shipped), None))
+    recipe = student_recipe(network)
+    weights = None if recipe is None else shipped_weights(recipe)
+    return Origin(network=network, width=STUDENT, weights=weights)
+
+
+def student_recipe(network: str) -> Recipe | None:
+    """Return the first recipe of a 1/4 student that ships, None where there is none."""
+    made = (make() for make in RECIPES)
+    own = (each for each in made if (each.network, each.width) == (network, STUDENT))
+    return next((each for each in own if shipped_weights(each) is not None), None)
 
 
 def student_files(student: Origin, folder: Path) -> tuple[Path, Path]:
-    """Return the student's FP32 and INT8 ONNX files, made where they are not there."""
+    """Return the student's FP32 and INT8 ONNX files, made where they are not there.
+
+    A student that ships keeps the layers in float that its recipe names.
+    """
     stem = f"{student.network}-{student.width}".replace("/", "-")
     float_path, int8_path = folder / f"{stem}.onnx", folder / f"{stem}.int8.onnx"
     export_stage(student, float_path)
     made = generate(folder / "photographs", num_images=2, seed=CALIBRATION_SEED)
-    calibrate_stage(float_path, made, int8_path, CalibrationConfig(num_images=2))
+    recipe = student_recipe(student.network)
+    config = CalibrationConfig() if recipe is None else recipe.calibration
+    keep_float = () if recipe is None else recipe.keep_float
+    calibrate_stage(float_path, made, int8_path, replace(config, num_images=2), keep_float)
     return float_path, int8_path
 
 
