@@ -21,8 +21,8 @@ from crowdrt.data.images import read_image
 from crowdrt.data.tiles import check_mode
 from crowdrt.engines.base import Engine
 from crowdrt.errors import BenchmarkError, RecipeError
-from crowdrt.pipeline.comparing import compare, comparison_of, count_row, show_comparison
 from crowdrt.pipeline.photographs import calibration_images
+from crowdrt.pipeline.precision.comparing import compare, comparison_of, count_row, show_comparison
 from crowdrt.pipeline.tiling import NO_LIMITS, Limits, open_counting
 
 

@@ -26,9 +26,9 @@ from crowdrt.data.boxes.coco import PERSON
 from crowdrt.data.boxes.datasets import BoxOptions, open_box_samples
 from crowdrt.data.images import read_image
 from crowdrt.engines.base import Engine
-from crowdrt.pipeline.comparing import describe_verdict
 from crowdrt.pipeline.counting import distinct
 from crowdrt.pipeline.photographs import calibration_images
+from crowdrt.pipeline.precision.comparing import describe_verdict
 from crowdrt.pipeline.stages import open_any
 
 PIXEL_DIGITS, SCORE_DIGITS = 2, 4  # behind the point, in JSON

@@ -23,8 +23,8 @@ from crowdrt.benchmarks.timing.records import read_records
 from crowdrt.contracts import Artifact, Measurement
 from crowdrt.errors import BenchmarkError
 from crowdrt.manifest import write_whole
-from crowdrt.pipeline.comparing import comparison_of
 from crowdrt.pipeline.measuring import operations_of
+from crowdrt.pipeline.precision.comparing import comparison_of
 
 
 @dataclass(frozen=True, kw_only=True)

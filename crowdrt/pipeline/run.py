@@ -18,7 +18,6 @@ from crowdrt.engines.machine import machine_identity
 from crowdrt.errors import BenchmarkError
 from crowdrt.lazy import TRAIN, check_installed
 from crowdrt.manifest import reusable, write_json, write_manifest, write_whole
-from crowdrt.pipeline.comparing import comparison_of, describe_verdict
 from crowdrt.pipeline.counting import describe_accuracy, draw_overlays, has_map
 from crowdrt.pipeline.measuring import (
     FULL,
@@ -29,7 +28,8 @@ from crowdrt.pipeline.measuring import (
 )
 from crowdrt.pipeline.networks import Origin, origin_of_recipe
 from crowdrt.pipeline.photographs import Photographs, evenly, photographs
-from crowdrt.pipeline.precisions import (
+from crowdrt.pipeline.precision.comparing import comparison_of, describe_verdict
+from crowdrt.pipeline.precision.forms import (
     RACED,
     Counter,
     count_precision,

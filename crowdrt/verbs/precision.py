@@ -69,7 +69,12 @@ def cast(
     as_json: AsJson = False,
 ) -> None:
     """Write typed casts to float16; ranges and counts are checked on photographs."""
-    from crowdrt.pipeline.casting import CastConfig, cast_as_json, cast_stage, describe_cast
+    from crowdrt.pipeline.precision.casting import (
+        CastConfig,
+        cast_as_json,
+        cast_stage,
+        describe_cast,
+    )
 
     if not fp16:
         raise RecipeError(

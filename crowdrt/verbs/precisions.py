@@ -29,8 +29,8 @@ def precisions(
     as_json: AsJson = False,
 ) -> None:
     """Make every precision of a network, count a test set with each, time them side by side."""
-    from crowdrt.pipeline.precision_lines import show_precisions
-    from crowdrt.pipeline.precision_table import precision_rows
+    from crowdrt.pipeline.precision.lines import show_precisions
+    from crowdrt.pipeline.precision.table import precision_rows
 
     rows = precision_rows(
         model,

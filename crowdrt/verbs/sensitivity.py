@@ -48,7 +48,7 @@ def sensitivity(
     """Rank layers by what INT8 in each alone does to counts; repair the network by that."""
     from crowdrt.calibration.sensitivity.search import SensitivityConfig
     from crowdrt.data.heads.datasets import open_samples
-    from crowdrt.pipeline import sensitivity as stage
+    from crowdrt.pipeline.precision import sensitivity as stage
 
     if repair != (output is not None):
         raise RecipeError(

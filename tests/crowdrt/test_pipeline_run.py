@@ -240,7 +240,9 @@ def test_float16_is_counted_and_not_timed(
 ):
     recipe = replace(tiny_recipe, precisions=("fp32", "fp16", "int8"))
     monkeypatch.setattr("crowdrt.recipes.RECIPES", (lambda: recipe,))
-    monkeypatch.setattr("crowdrt.pipeline.precisions.CAST", CastConfig(num_images=2, tolerance=1))
+    monkeypatch.setattr(
+        "crowdrt.pipeline.precision.forms.CAST", CastConfig(num_images=2, tolerance=1)
+    )
     command = ("run", "tiny", "--data", photos, "--out", exported)
     first = crowdrt(*command, "--json").json()
     assert list(first["accuracy"]) == ["fp32", "fp16", "int8"]

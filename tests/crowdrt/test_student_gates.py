@@ -12,8 +12,8 @@ from crowdrt.calibration.fp16.rounded import RoundedEngine
 from crowdrt.data.heads.shanghaitech import shanghaitech
 from crowdrt.data.synthetic.photographs import generate
 from crowdrt.engines.ort import OrtEngine
-from crowdrt.pipeline.comparing import compare, comparison_of
 from crowdrt.pipeline.networks import origin_of_recipe
+from crowdrt.pipeline.precision.comparing import compare, comparison_of
 from crowdrt.pipeline.stages import calibrate_stage, export_stage
 from crowdrt.recipes import recipe_named
 

@@ -8,7 +8,7 @@ from rich.text import Text
 from crowdrt.benchmarks.accuracy.comparison import BINS, TOTAL
 from crowdrt.benchmarks.accuracy.counts import accuracy
 from crowdrt.console import out, show_table
-from crowdrt.pipeline.precision_table import PrecisionRow
+from crowdrt.pipeline.precision.table import PrecisionRow
 
 HEADS = ("precision", "MAE", "RMSE", "bias", *(f"moved, {name}" for name in (*BINS, TOTAL)),
          "MACs in INT8", "MB", "p50 ms", "faster", "gate")  # fmt: skip

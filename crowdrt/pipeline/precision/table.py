@@ -33,9 +33,9 @@ from crowdrt.engines.machine import num_cores
 from crowdrt.errors import CalibrationError, RecipeError
 from crowdrt.manifest import read_manifest, sha256_file
 from crowdrt.onnx_file import graph_info
-from crowdrt.pipeline.comparing import comparison_of
 from crowdrt.pipeline.measuring import engine_contender, race_photograph
-from crowdrt.pipeline.precisions import (
+from crowdrt.pipeline.precision.comparing import comparison_of
+from crowdrt.pipeline.precision.forms import (
     CAST,
     Counter,
     count_precision,
@@ -43,8 +43,8 @@ from crowdrt.pipeline.precisions import (
     judged,
     remembering,
 )
+from crowdrt.pipeline.precision.sensitivity import sensitivity_stage
 from crowdrt.pipeline.reporting import read_counts
-from crowdrt.pipeline.sensitivity import sensitivity_stage
 from crowdrt.pipeline.stages import calibrate_stage, engine_folder
 
 FP32 = "fp32"

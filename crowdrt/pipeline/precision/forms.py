@@ -20,8 +20,8 @@ from crowdrt.contracts import Artifact, Gate, Measurement, Precision, Recipe, Sa
 from crowdrt.engines.base import Engine, open_engine
 from crowdrt.errors import CalibrationError
 from crowdrt.manifest import reusable, sha256_file, versions, write_json, write_manifest
-from crowdrt.pipeline.comparing import compare, comparison_of, count_row
 from crowdrt.pipeline.photographs import Photographs
+from crowdrt.pipeline.precision.comparing import compare, comparison_of, count_row
 from crowdrt.pipeline.stages import calibrate_stage
 
 RACED: tuple[Precision, ...] = ("fp32", "int8")  # with an engine of their own on a CPU
