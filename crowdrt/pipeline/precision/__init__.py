@@ -1,1 +1,1 @@
-"""The stages in fewer digits: casting, sensitivity, comparison with FP32, every precision side by side."""
+"""The stages in fewer digits: casting, sensitivity, forms beside FP32, judged and timed."""
