@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -53,7 +54,7 @@ class OpenVinoEngine:
         """
         check_threads(num_threads)
         config = {**EXACT, **ALONE, "INFERENCE_NUM_THREADS": num_threads or num_cores()}
-        core = require("openvino", extra="openvino").Core()
+        core = core_of(require("openvino", extra="openvino"))
         self._description, self.compiled = (
             reopened(core, model, config) if saved else compiled(core, model, config)
         )
@@ -83,6 +84,16 @@ class OpenVinoEngine:
         stream = io.BytesIO()
         self.compiled.export_model(stream)
         return json.dumps(self._description).encode() + b"\n" + stream.getvalue()
+
+
+@functools.cache
+def core_of(openvino: ModuleType) -> Any:
+    """Return the one core of this process, which is never given back.
+
+    With the last core OpenVINO 2026.4 unloads its plugin, and frees the memory that it had made
+    the thread's stack for signals: the next Ctrl-C ended the process with a segmentation fault.
+    """
+    return openvino.Core()
 
 
 def compiled(core: Any, model: Path | bytes, config: dict[str, Any]) -> tuple[dict[str, Any], Any]:

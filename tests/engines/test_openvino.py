@@ -148,6 +148,7 @@ def test_a_float_network_runs_in_float32(tiny_onnx, saved):
 
 
 OPEN = """
+import subprocess
 import sys
 from pathlib import Path
 import numpy as np
@@ -299,3 +300,25 @@ def test_eight_bit_weights_are_refused_where_sums_overflow(graph_maker, monkeypa
     with pytest.raises(EngineError, match="8-bit weights") as caught:
         OpenVinoEngine(model.SerializeToString())
     assert "--weight-bits 7" in caught.value.fix
+
+
+DROPPED_ELSEWHERE = """
+import signal, sys, threading
+from pathlib import Path
+from crowdrt.engines.ov import OpenVinoEngine
+
+engines = [OpenVinoEngine(Path(sys.argv[1]))]
+thread = threading.Thread(target=engines.clear)
+thread.start()
+thread.join()
+try:
+    signal.raise_signal(signal.SIGINT)
+except KeyboardInterrupt:
+    print("stopped")
+"""
+
+
+def test_ctrl_c_after_a_thread_dropped_the_last_engine(tiny_onnx):
+    command = [sys.executable, "-c", DROPPED_ELSEWHERE, str(tiny_onnx)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip()) == (0, "stopped"), done.stderr
