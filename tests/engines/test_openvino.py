@@ -148,7 +148,6 @@ def test_a_float_network_runs_in_float32(tiny_onnx, saved):
 
 
 OPEN = """
-import subprocess
 import sys
 from pathlib import Path
 import numpy as np
