@@ -269,12 +269,25 @@ def graph_size(model: onnx.ModelProto, size: Size) -> GraphSize:
     )
 
 
+def element_types(model: onnx.ModelProto) -> dict[str, int]:
+    """Return the ONNX type of every tensor of which it is known."""
+    graph = inferred_graph(model)
+    values = [*graph.input, *graph.value_info, *graph.output]
+    types = {value.name: value.type.tensor_type.elem_type for value in values}
+    return types | {name: stored.data_type for name, stored in stored_tensors(graph).items()}
+
+
+def inferred_graph(model: onnx.ModelProto) -> onnx.GraphProto:
+    """Return the graph with what shape inference finds out; as it is where types contradict."""
+    try:
+        return onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    except onnx.shape_inference.InferenceError:
+        return model.graph
+
+
 def inferred_shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
     """Return the shape of every tensor of which it is known."""
-    try:
-        graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
-    except onnx.shape_inference.InferenceError:  # types that contradict each other
-        graph = model.graph
+    graph = inferred_graph(model)
     values = [*graph.input, *graph.value_info, *graph.output]
     shapes = {value.name: shape for value in values if (shape := shape_of(value)) is not None}
     return shapes | {name: tuple(stored.dims) for name, stored in stored_tensors(graph).items()}

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from crowdrt.console import say
 from crowdrt.contracts import Sample
-from crowdrt.data.heads.datasets import open_samples
-from crowdrt.data.heads.shanghaitech import Part, held_out_beside, shanghaitech, without_copies
+from crowdrt.data.heads.datasets import open_samples, without_copies
+from crowdrt.data.heads.shanghaitech import Part, held_out_beside, shanghaitech
 from crowdrt.data.synthetic.photographs import generate
 from crowdrt.errors import DataError
 from crowdrt.training.crops import SampleGroup

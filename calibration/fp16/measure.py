@@ -16,12 +16,12 @@ import numpy.typing as npt
 import onnx
 
 from crowdrt.calibration.calibrate import feeds_of
-from crowdrt.calibration.fp16.plan import tensor_types
 from crowdrt.calibration.layerwise import LayerwiseGraph
 from crowdrt.console import track
 from crowdrt.contracts import COUNT, DENSITY, GraphInfo
 from crowdrt.engines.decode import sigmoid
 from crowdrt.errors import CalibrationError
+from crowdrt.onnx_graph import element_types
 
 ANSWERS = (COUNT, DENSITY, "scores", "logits")  # people are counted by the first that is there
 
@@ -90,7 +90,7 @@ def show(looker: Looker, name: str, values: npt.NDArray[Any], path: Path) -> Non
 def float16_tensors(model: onnx.ModelProto) -> list[str]:
     """Return the tensors that a graph computes in float16."""
     stored = {value.name for value in model.graph.initializer}
-    types = tensor_types(model).items()
+    types = element_types(model).items()
     return [name for name, kind in types if kind == onnx.TensorProto.FLOAT16 and name not in stored]
 
 

@@ -18,7 +18,7 @@ import onnx
 
 from crowdrt.calibration.int8.plan import MACS_OPS, QUANTIZED_OPS
 from crowdrt.errors import CalibrationError
-from crowdrt.onnx_graph import NORMS, name_of, subgraphs
+from crowdrt.onnx_graph import NORMS, element_types, name_of, subgraphs
 
 SUMS = (
     *("ReduceSum", "ReduceMean", "ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceProd"),
@@ -62,7 +62,7 @@ class Floats:
 
     def __init__(self, model: onnx.ModelProto) -> None:
         graph = model.graph
-        self.types = tensor_types(model)
+        self.types = element_types(model)
         self.stored = {value.name for value in graph.initializer}
         self.nodes = [node for node in graph.node if any(map(self.is_float, named(node)))]
         self.outputs = {value.name for value in graph.output}
@@ -127,7 +127,7 @@ def plan_fp16(
 def refuse(model: onnx.ModelProto, source: str) -> None:
     """Refuse what is float16 already, and graphs inside the graph."""
     stored = any(v.data_type == onnx.TensorProto.FLOAT16 for v in model.graph.initializer)
-    if stored or onnx.TensorProto.FLOAT16 in tensor_types(model).values():
+    if stored or onnx.TensorProto.FLOAT16 in element_types(model).values():
         raise CalibrationError(
             f"{source} works in float16 already",
             fix="cast the FP32 or INT8 network that it was made from",
@@ -137,15 +137,6 @@ def refuse(model: onnx.ModelProto, source: str) -> None:
             f"{source} has control flow (If, Loop or Scan), which is not supported",
             fix="export it without: a counting network has none of these",
         )
-
-
-def tensor_types(model: onnx.ModelProto) -> dict[str, int]:
-    """Return the ONNX type of every tensor of which it is known."""
-    inferred = onnx.shape_inference.infer_shapes(model)
-    graph = inferred.graph
-    values = [*graph.input, *graph.value_info, *graph.output]
-    types = {value.name: value.type.tensor_type.elem_type for value in values}
-    return types | {value.name: value.data_type for value in graph.initializer}
 
 
 def named(node: onnx.NodeProto) -> Iterator[str]:

@@ -8,8 +8,8 @@ import numpy as np
 
 from crowdrt.console import say
 from crowdrt.contracts import GraphInfo, Preprocessing, Sample, Size, UInt8Image
-from crowdrt.data.heads.datasets import open_samples
-from crowdrt.data.heads.shanghaitech import shanghaitech, without_copies
+from crowdrt.data.heads.datasets import open_samples, without_copies
+from crowdrt.data.heads.shanghaitech import shanghaitech
 from crowdrt.data.images import grey_of
 from crowdrt.data.preprocess import pad_to_stride
 from crowdrt.data.synthetic.photographs import crowd_photograph, generate

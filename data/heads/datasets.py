@@ -8,6 +8,7 @@ from crowdrt.contracts import Sample
 from crowdrt.data.heads import folder, shanghaitech, ucf_cc_50
 from crowdrt.data.images import check_file, images_in, opening
 from crowdrt.errors import DataError
+from crowdrt.manifest import sha256_file
 
 MAX_DEPTH = 3  # a folder of data sets -> ShanghaiTech -> part_A -> train_data
 MAX_CHOICES = 8
@@ -66,3 +67,11 @@ def image_sets(path: Path, depth: int) -> Iterator[Path]:
             yield child
         elif depth > 1:
             yield from image_sets(child, depth - 1)
+
+
+def without_copies(samples: list[Sample], held_out: list[Sample]) -> list[Sample]:
+    """Drop the samples whose file is byte-identical with one that is held out for testing."""
+    known = {sha256_file(sample.image) for sample in held_out}
+    if not known:
+        return samples
+    return [sample for sample in samples if sha256_file(sample.image) not in known]

@@ -5,8 +5,8 @@ Zhang et al., "Single-Image Crowd Counting via Multi-Column Convolutional Neural
 `ground-truth/GT_IMG_n.mat` (`ground_truth` in some copies).
 
 Know before use: Part A's test IMG_98 is byte-identical with its train IMG_121, a leak in the
-original data; `without_copies` drops it from a training set. Some published points lie outside
-their image (429 of Part A; 488 of Part B, 279 by less than a pixel): they count, and
+original data; `datasets.without_copies` drops it from a training set. Some published points lie
+outside their image (429 of Part A; 488 of Part B, 279 by less than a pixel): they count, and
 density maps leave them out.
 """
 
@@ -20,7 +20,6 @@ from crowdrt.contracts import Sample
 from crowdrt.data.heads.matlab import read_points
 from crowdrt.data.images import list_images
 from crowdrt.errors import DataError
-from crowdrt.manifest import sha256_file
 
 Part = Literal["A", "B"]
 Split = Literal["train", "test"]
@@ -81,11 +80,3 @@ def held_out_beside(path: Path) -> list[Sample]:
     if split == test or not truth_folder(split) or not truth_folder(test):
         return []
     return read_split(test)
-
-
-def without_copies(samples: list[Sample], held_out: list[Sample]) -> list[Sample]:
-    """Drop the samples whose file is byte-identical with one that is held out for testing."""
-    known = {sha256_file(sample.image) for sample in held_out}
-    if not known:
-        return samples
-    return [sample for sample in samples if sha256_file(sample.image) not in known]

@@ -21,3 +21,36 @@ def photographs(tmp_path) -> list[Path]:
         paths.append(folder / f"IMG_{i}.png")
         Image.fromarray(pixels.astype(np.uint8)).save(paths[-1])
     return paths
+
+
+@pytest.fixture(scope="session")
+def smallest():
+    """Return the samples with the fewest pixels, so that tests on real photographs stay quick."""
+
+    def chosen(samples, number):
+        def num_pixels(sample):
+            with Image.open(sample.image) as image:
+                return image.width * image.height
+
+        return sorted(samples, key=num_pixels)[:number]
+
+    return chosen
+
+
+@pytest.fixture(scope="session")
+def mcnn(data_root, tmp_path_factory) -> Path:
+    """The trained MCNN of ShanghaiTech A as an ONNX file for any size."""
+    from crowdrt.contracts import GraphInfo
+    from crowdrt.export.onnx_export import export_onnx
+    from crowdrt.models.importers import import_mcnn
+
+    model = import_mcnn(data_root / "mcnn" / "mcnn_tf_A.npz").eval()
+    info = GraphInfo(
+        network="mcnn",
+        width="1",
+        preprocessing=model.preprocessing,
+        density_stride=model.density_stride,
+    )
+    path = tmp_path_factory.mktemp("mcnn") / "mcnn.onnx"
+    export_onnx(model, info, path, size=None)
+    return path

@@ -2,10 +2,9 @@
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from crowdrt.calibration.calibrate import calibrate
-from crowdrt.contracts import CalibrationConfig, GraphInfo
+from crowdrt.contracts import CalibrationConfig
 from crowdrt.data.heads.shanghaitech import shanghaitech
 from crowdrt.data.preprocess import load_feed
 from crowdrt.engines.ort import OrtEngine
@@ -14,35 +13,8 @@ from crowdrt.manifest import read_manifest
 NUM_CALIBRATION, NUM_TEST = 8, 8
 
 
-def smallest(samples, num):
-    """The samples with the fewest pixels, so that the test stays quick."""
-
-    def num_pixels(sample):
-        with Image.open(sample.image) as image:
-            return image.width * image.height
-
-    return sorted(samples, key=num_pixels)[:num]
-
-
-@pytest.fixture(scope="module")
-def mcnn(data_root, tmp_path_factory):
-    from crowdrt.export.onnx_export import export_onnx
-    from crowdrt.models.importers import import_mcnn
-
-    model = import_mcnn(data_root / "mcnn" / "mcnn_tf_A.npz").eval()
-    info = GraphInfo(
-        network="mcnn",
-        width="1",
-        preprocessing=model.preprocessing,
-        density_stride=model.density_stride,
-    )
-    path = tmp_path_factory.mktemp("mcnn") / "mcnn.onnx"
-    export_onnx(model, info, path, size=None)
-    return path
-
-
 @pytest.mark.data
-def test_int8_counts_within_two_percent(mcnn, data_root, tmp_path):
+def test_int8_counts_within_two_percent(mcnn, smallest, data_root, tmp_path):
     root = data_root / "ShanghaiTech"
     train = smallest(shanghaitech(root, "A", "train"), NUM_CALIBRATION)
     test = smallest(shanghaitech(root, "A", "test"), NUM_TEST)

@@ -121,9 +121,5 @@ def test_the_shipped_student_on_real_photographs(student, real, tmp_path):
 
 
 @pytest.mark.data
-def test_a_trained_mcnn_on_real_photographs(data_root, real, tmp_path):
-    from crowdrt.models.importers import import_mcnn
-
-    model = import_mcnn(data_root / "mcnn" / "mcnn_tf_A.npz").eval()
-    onnx_path = exported(model, tmp_path / "mcnn.onnx", network="mcnn", width="1")
-    assert_exact(onnx_path, *real, tmp_path / "int8.onnx")
+def test_a_trained_mcnn_on_real_photographs(mcnn, real, tmp_path):
+    assert_exact(mcnn, *real, tmp_path / "int8.onnx")

@@ -32,7 +32,6 @@ from crowdrt.calibration.fp16.plan import (
     BETWEEN,
     IN_INT8,
     plan_fp16,
-    tensor_types,
 )
 from crowdrt.contracts import CalibrationConfig
 from crowdrt.data.preprocess import load_feed
@@ -41,6 +40,7 @@ from crowdrt.engines.rewrites.unsigned import never_negative
 from crowdrt.errors import CalibrationError, RecipeError
 from crowdrt.manifest import read_manifest, sha256_file
 from crowdrt.onnx_file import graph_info, set_info
+from crowdrt.onnx_graph import element_types
 
 CONFIG = CastConfig(num_images=5)
 FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
@@ -160,7 +160,7 @@ def test_what_lies_between_the_first_and_the_last_convolution_is_cast():
 
 def test_a_norm_stays_and_its_neighbours_are_cast():
     half = halved(network("normed"))
-    types = tensor_types(half)
+    types = element_types(half)
     norm = node_of(half, "InstanceNormalization_n1")
     assert [types[name] for name in (*norm.input, *norm.output)] == [FLOAT] * 4
     for name in ("Conv_y1", "Relu_r1", "ConvTranspose_y2"):
@@ -182,7 +182,7 @@ def test_the_scale_and_shift_of_a_group_norm_stay_with_it():
 
 def test_between_exponentials_nothing_is_cast():
     half = halved(from_text(SOFT, SOFT_WEIGHTS))
-    types = tensor_types(half)
+    types = element_types(half)
     assert [types[name] for name in ("e1", "e2", "both", "share")] == [FLOAT] * 4
     assert types["seen"] == HALF
     assert Counter(casts(half)) == Counter(
@@ -231,7 +231,7 @@ def test_no_value_is_cast_twice_or_there_and_back(kind):
     made_by = {node.output[0]: node for node in half.graph.node}
     for name, _ in found:
         assert made_by[name].op_type != "Cast"
-    types = tensor_types(half)
+    types = element_types(half)
     assert types["normal"] == types["centred"] == FLOAT  # the pixels keep every digit
     assert types["normal_fp16"] == HALF
 
@@ -433,7 +433,7 @@ def test_a_tensor_that_overflows_is_named_and_stays_float(
     )
     for name in ("Conv_y2", "Relu_r2", "MaxPool_p2", "Conv_y3"):
         assert "reaches" in facts["float"][name]
-    types = tensor_types(onnx.load(out))
+    types = element_types(onnx.load(out))
     assert [types[name] for name in ("p1", "y2", "r2", "p2", "y3", "r3")] == [
         *(HALF, FLOAT, FLOAT, FLOAT, FLOAT, HALF),
     ]
@@ -522,7 +522,7 @@ def test_of_an_int8_network_the_float_part_is_cast(int8_onnx, photographs, tmp_p
     before, half = onnx.load(int8_onnx), onnx.load(out)
     told = INFO.with_calibration(map(sha256_file, photographs))
     assert graph_info(out) == replace(told, precision="int8+fp16", weight_bits=7)
-    types = tensor_types(half)
+    types = element_types(half)
     for node in half.graph.node:
         if node.op_type == "QuantizeLinear":
             assert [types[node.input[0]], types[node.input[1]]] == [FLOAT, FLOAT]
@@ -563,7 +563,7 @@ def test_what_int8_and_float16_both_read_is_quantized_with_every_digit(photograp
     onnx.save(model, path)
     calibrate(path, photographs, out, CalibrationConfig(method="minmax"), keep_float=["Conv_y6"])
     half = halved(onnx.load(out))
-    types = tensor_types(half)
+    types = element_types(half)
     assert types["p1"] == FLOAT
     assert {"QuantizeLinear", "Cast"} <= {n.op_type for n in half.graph.node if "p1" in n.input}
     assert types[node_of(half, "Conv_y6").input[0]] == HALF

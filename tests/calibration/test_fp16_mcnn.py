@@ -3,41 +3,19 @@
 import numpy as np
 import onnx
 import pytest
-from PIL import Image
 
 from crowdrt.calibration.fp16.cast import CastConfig, cast
 from crowdrt.calibration.fp16.measure import float16_tensors, observe
-from crowdrt.contracts import GraphInfo
 from crowdrt.data.heads.shanghaitech import shanghaitech
 from crowdrt.manifest import read_manifest
+from crowdrt.onnx_file import graph_info
 
 NUM_LOOKED_AT, NUM_TEST = 8, 8
 
 
-def smallest(samples, num):
-    """The samples with the fewest pixels, so that the test stays quick."""
-
-    def num_pixels(sample):
-        with Image.open(sample.image) as image:
-            return image.width * image.height
-
-    return sorted(samples, key=num_pixels)[:num]
-
-
 @pytest.mark.data
-def test_float16_moves_the_mae_by_less_than_a_thousandth(data_root, tmp_path):
-    from crowdrt.export.onnx_export import export_onnx
-    from crowdrt.models.importers import import_mcnn
-
-    model = import_mcnn(data_root / "mcnn" / "mcnn_tf_A.npz").eval()
-    info = GraphInfo(
-        network="mcnn",
-        width="1",
-        preprocessing=model.preprocessing,
-        density_stride=model.density_stride,
-    )
-    source, out = tmp_path / "mcnn.onnx", tmp_path / "mcnn.fp16.onnx"
-    export_onnx(model, info, source, size=None)
+def test_float16_moves_the_mae_by_less_than_a_thousandth(mcnn, smallest, data_root, tmp_path):
+    source, out = mcnn, tmp_path / "mcnn.fp16.onnx"
     root = data_root / "ShanghaiTech"
     train = smallest(shanghaitech(root, "A", "train"), NUM_LOOKED_AT)
     cast(source, [sample.image for sample in train], out, CastConfig(num_images=NUM_LOOKED_AT))
@@ -49,6 +27,7 @@ def test_float16_moves_the_mae_by_less_than_a_thousandth(data_root, tmp_path):
     test = smallest(shanghaitech(root, "A", "test"), NUM_TEST)
     images, annotated = [s.image for s in test], np.array([s.annotated for s in test])
     before, half = onnx.load(source), onnx.load(out)
+    info = graph_info(source)
     float_counts = np.array([*observe(before, info, images, "", {}).values()])
     rounded = {name: [] for name in float16_tensors(half)}
     half_counts = np.array([*observe(half, info, images, "", rounded).values()])

@@ -5,6 +5,7 @@ import shutil
 import pytest
 
 from crowdrt.data.synthetic.photographs import generate
+from crowdrt.errors import CalibrationError
 
 NAMES = [
     "fp32", "fp16", "int8 minmax", "int8 percentile", "int8 entropy", "int8 mse", "int8 repaired",
@@ -47,16 +48,23 @@ def test_every_precision_is_counted_and_judged(crowdrt, command, photographs, tr
     assert tree(photographs / "out") == before
 
 
-def test_a_precision_that_cannot_be_made_says_why_and_the_others_go_on(crowdrt, command):
+def test_a_precision_that_cannot_be_made_says_why_and_the_others_go_on(
+    crowdrt, command, monkeypatch
+):
+    def unrepairable(*_args, **_options):
+        raise CalibrationError("the best choice has an error of 5 %", fix="tolerate more")
+
+    monkeypatch.setattr("crowdrt.pipeline.precision.table.sensitivity_stage", unrepairable)
     rows = {row["name"]: row for row in crowdrt(*command, "--json").json()}
-    repaired = rows["int8 repaired"]
-    if repaired["path"] is None:  # random weights: no choice of layers holds 1 %
-        assert "tolerated" in repaired["reason"] == repaired["gate"]["reason"]
-        assert not repaired["gate"]["held"]
+    repaired = rows.pop("int8 repaired")
+    assert (repaired["path"], repaired["mae"], repaired["gate"]["held"]) == (None, None, False)
+    assert repaired["reason"] == repaired["gate"]["reason"] == "the best choice has an error of 5 %"
+    assert rows["int8 entropy"]["mae"] > 0
     markdown = crowdrt(*command, "--markdown").out.splitlines()
     assert len(markdown) == 2 + len(NAMES)
     assert len({line.count("|") for line in markdown}) == 1
     assert markdown[2].startswith("| fp32 |")
+    assert "no file: the best choice has an error of 5 %" in "\n".join(markdown)
 
 
 def test_what_is_in_both_folders_makes_no_ranges(crowdrt, command, photographs, tmp_path):

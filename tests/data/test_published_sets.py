@@ -8,7 +8,8 @@ import scipy.io
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from crowdrt.data.heads.shanghaitech import read_split, shanghaitech, without_copies
+from crowdrt.data.heads.datasets import without_copies
+from crowdrt.data.heads.shanghaitech import read_split, shanghaitech
 from crowdrt.data.heads.ucf_cc_50 import ucf_cc_50
 from crowdrt.data.images import read_image
 from crowdrt.errors import DataError

@@ -6,6 +6,7 @@ one file. Ranges come from the training photographs, errors from the whole test 
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,12 @@ from crowdrt.contracts import (
     CalibrationConfig,
     Measurement,
     Precision,
+    RangeMethod,
     Sample,
     Size,
     default_gates,
 )
-from crowdrt.data.heads.datasets import open_samples
-from crowdrt.data.heads.shanghaitech import without_copies
+from crowdrt.data.heads.datasets import open_samples, without_copies
 from crowdrt.engines.machine import num_cores
 from crowdrt.errors import CalibrationError, RecipeError
 from crowdrt.manifest import read_manifest, sha256_file
@@ -201,8 +202,8 @@ def make_forms(
     def path(name: str) -> Path:
         return out / f"{model.stem}.{name}.onnx"
 
-    def quantized(method: str) -> Artifact:
-        chosen = CalibrationConfig(method=method, num_images=num_images)  # type: ignore[arg-type]
+    def quantized(method: RangeMethod) -> Artifact:
+        chosen = CalibrationConfig(method=method, num_images=num_images)
         return calibrate_stage(model, calibrating, path(f"int8-{method}"), chosen, cache=out)
 
     def repaired() -> Artifact:
@@ -220,7 +221,7 @@ def make_forms(
     return [
         Form(name=FP32, precision="fp32", artifact=whole),
         form("fp16", "fp16", lambda: halved(model, "fp16")),
-        *(form(f"int8 {m}", "int8", lambda m=m: quantized(m)) for m in RANGE_METHODS),  # type: ignore[misc]
+        *(form(f"int8 {m}", "int8", partial(quantized, m)) for m in RANGE_METHODS),
         form("int8 repaired", "int8", repaired),
         form("int8+fp16", "int8+fp16", lambda: halved(best, "int8-fp16")),
     ]

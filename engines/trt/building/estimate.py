@@ -5,9 +5,8 @@ from dataclasses import dataclass
 
 import onnx
 
-from crowdrt.engines.trt.graphs.graph import types_of
 from crowdrt.errors import EngineError
-from crowdrt.onnx_graph import inferred_shapes, reads, stored_tensors
+from crowdrt.onnx_graph import element_types, inferred_shapes, reads, stored_tensors
 
 GIB = 2**30
 OVERHEAD = GIB // 2  # CUDA's context, TensorRT's kernels and its small change
@@ -55,7 +54,7 @@ def estimate_memory(largest: onnx.ModelProto, workspace_bytes: int) -> MemoryEst
 
 def tensor_bytes(model: onnx.ModelProto) -> dict[str, int]:
     """Return the size of every tensor of which the shape is known."""
-    shapes, types = inferred_shapes(model), types_of(model)
+    shapes, types = inferred_shapes(model), element_types(model)
     for name, stored in stored_tensors(model.graph).items():
         shapes[name] = tuple(stored.dims)
     return {

@@ -17,11 +17,11 @@ from crowdrt.onnx_file import stored_info
 from crowdrt.onnx_graph import (
     PASSES_ON,
     QUANTIZERS,
+    element_types,
     every_node,
     fill_free_axes,
     name_of,
     stored_names,
-    stored_tensors,
     without_shapes,
 )
 
@@ -80,7 +80,7 @@ def plan_graph(model: onnx.ModelProto, options: PlanOptions, *, source: str) -> 
         outputs=specs[1],
         info=info,
         asked=asked,
-        halves=TensorProto.FLOAT16 in types_of(ready).values(),
+        halves=TensorProto.FLOAT16 in element_types(ready).values(),
         quantized=any(node.op_type in QUANTIZERS for node in every_node(ready.graph)),
         float_pixels=pixels,
     )
@@ -265,24 +265,13 @@ def bypass_casts(model: onnx.ModelProto, name: str, readers: list[onnx.NodeProto
         model.graph.node.remove(cast)
 
 
-def types_of(model: onnx.ModelProto) -> dict[str, int]:
-    """Return the element type of every tensor of which it is known."""
-    try:
-        inferred = onnx.shape_inference.infer_shapes(model).graph
-    except onnx.shape_inference.InferenceError:
-        inferred = model.graph
-    values = [*inferred.value_info, *inferred.input, *inferred.output]
-    types = {value.name: value.type.tensor_type.elem_type for value in values}
-    return types | {name: stored.data_type for name, stored in stored_tensors(model.graph).items()}
-
-
 def asked_precisions(model: onnx.ModelProto) -> dict[str, str]:
     """Return the nodes that compute in floats, and in which by the types of the file.
 
     Left out are those beside a quantizer, which run in INT8 if TensorRT fuses them, and those that
     only pass numbers on.
     """
-    types, nodes = types_of(model), model.graph.node
+    types, nodes = element_types(model), model.graph.node
     coded = {name for node in nodes if node.op_type == "DequantizeLinear" for name in node.output}
     coded |= {node.input[0] for node in nodes if node.op_type == "QuantizeLinear"}
     asked = {}

@@ -12,7 +12,7 @@ from onnx import TensorProto
 
 from crowdrt.engines.trt.layers.inspector import Inspection, Layer
 from crowdrt.errors import EngineError
-from crowdrt.onnx_graph import CONVS, PASSES_ON, name_of, stored_tensors
+from crowdrt.onnx_graph import CONVS, PASSES_ON, element_types, name_of
 
 PRODUCTS = (*CONVS, "Gemm", "MatMul")
 RANK = {"int8": 0, "fp8": 0, "fp16": 1, "bf16": 1, "tf32": 2, "fp32": 3}
@@ -84,17 +84,6 @@ def asked_of(model: onnx.ModelProto) -> dict[str, Asked]:
         ):
             asked[name_of(node)] = Asked(operator=node.op_type, precision="fp16")
     return asked
-
-
-def element_types(model: onnx.ModelProto) -> dict[str, int]:
-    """Return the type of every tensor of which it is known."""
-    try:
-        graph = onnx.shape_inference.infer_shapes(model).graph
-    except onnx.shape_inference.InferenceError:
-        graph = model.graph
-    values = [*graph.input, *graph.value_info, *graph.output]
-    types = {value.name: value.type.tensor_type.elem_type for value in values}
-    return types | {name: each.data_type for name, each in stored_tensors(model.graph).items()}
 
 
 def hold(
