@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from crowdrt.errors import DataError, ExportError, RecipeError
+from crowdrt.learning import TrainingConfig
 
 Channels = Literal["rgb", "grey"]
 Precision = Literal["fp32", "fp16", "int8", "int8+fp16"]
@@ -188,26 +189,6 @@ class CalibrationConfig:
             )
         if self.weight_bits not in (7, 8):
             raise RecipeError(f"weight_bits={self.weight_bits} is not supported", fix="use 7 or 8")
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingConfig:
-    """What the training loop needs to know; every field is part of the recipe's identity."""
-
-    steps: int = 20_000
-    batch_size: int = 8
-    crop_px: int = 256
-    learning_rate: float = 1e-3
-    weight_decay: float = 1e-4
-    sigma_px: float = 0.0  # 0: geometry-adaptive
-    batch_norm: bool = True  # learned beside every convolution, folded before shipping
-    seed: int = 0
-    num_synthetic: int = 0  # generated photographs added to the training set
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "crop_px"):
-            if (value := getattr(self, name)) < 1:
-                raise RecipeError(f"{name}={value} trains nothing", fix="use at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,8 +4,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
 
-from crowdrt.contracts import CalibrationConfig, Recipe, TrainingConfig
+from crowdrt.contracts import CalibrationConfig, Recipe
 from crowdrt.errors import RecipeError
+from crowdrt.learning import TrainingConfig
 
 TABLE_SIZES = ((576, 864), (768, 1024), (576, 720), (2032, 2912))  # SKT, Table 8
 

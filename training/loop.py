@@ -22,16 +22,10 @@ from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from crowdrt.console import progress_bar, say
-from crowdrt.contracts import (
-    DENSITY,
-    MIN_SIDE_PX,
-    Artifact,
-    Preprocessing,
-    Sample,
-    TrainingConfig,
-)
+from crowdrt.contracts import DENSITY, MIN_SIDE_PX, Artifact, Preprocessing, Sample
 from crowdrt.data.images import opening
 from crowdrt.errors import TrainingError
+from crowdrt.learning import TrainingConfig
 from crowdrt.manifest import (
     fingerprint,
     manifest_path,
@@ -45,9 +39,9 @@ from crowdrt.models.network import Network, Normalise, fold_blocks
 from crowdrt.models.weights import save_weights
 from crowdrt.training.batch_norm import AddedNorm, add_batch_norm
 from crowdrt.training.checkpoint import load_checkpoint, save_checkpoint
-from crowdrt.training.crops import Batch, CropSource, SampleGroup, annotated_heads
-from crowdrt.training.evaluate import CountErrors, count_errors
-from crowdrt.training.losses import density_loss
+from crowdrt.training.counting.crops import Batch, CropSource, SampleGroup, annotated_heads
+from crowdrt.training.counting.evaluate import CountErrors, count_errors
+from crowdrt.training.counting.losses import density_loss
 from crowdrt.training.metrics import append_line, rewind
 
 EMA_DECAY = 0.998

@@ -52,8 +52,8 @@ def import_stage(source: Path, out: Path, *, network: str, width: Fraction) -> A
 
 def train_stage(recipe: Recipe, *, data: Path | None, out: Path, steps: int | None) -> Artifact:
     """Train a recipe's network; the best one becomes `out/weights.safetensors`."""
+    from crowdrt.training.counting.sets import training_set
     from crowdrt.training.loop import train
-    from crowdrt.training.sets import training_set
 
     config = recipe.training if steps is None else replace(recipe.training, steps=steps)
     photographs = training_set(

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from crowdrt.contracts import CalibrationConfig, Gate, Recipe, Sample, TrainingConfig
+from crowdrt.contracts import CalibrationConfig, Gate, Recipe, Sample
+from crowdrt.learning import TrainingConfig
 
 WIDTH = Fraction(1, 16)
 PHOTO_SIZE = (112, 136)

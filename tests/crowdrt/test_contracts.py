@@ -13,12 +13,12 @@ from crowdrt.contracts import (
     GraphInfo,
     Preprocessing,
     Sample,
-    TrainingConfig,
     check_image_size,
     parse_size,
     parse_width,
 )
 from crowdrt.errors import DataError, ExportError, RecipeError
+from crowdrt.learning import TrainingConfig
 
 INFO = GraphInfo(
     network="csrnet", width="1/4", preprocessing=IMAGENET, density_stride=8, precision="int8",

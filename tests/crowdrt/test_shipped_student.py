@@ -20,7 +20,7 @@ from crowdrt.models.weights import load_network
 from crowdrt.pipeline.networks import origin_of_recipe
 from crowdrt.pipeline.stages import calibrate_stage, export_stage
 from crowdrt.recipes import recipe_named
-from crowdrt.training.evaluate import constant_mean_errors
+from crowdrt.training.counting.evaluate import constant_mean_errors
 
 ROOT = Path(__file__).resolve().parents[2]
 STUDENT = weights.FOLDER / "csrnet-quarter.safetensors"

@@ -22,10 +22,11 @@ from typing import Any
 
 from safetensors import safe_open
 
-from crowdrt.contracts import Sample, TrainingConfig
+from crowdrt.contracts import Sample
 from crowdrt.data.synthetic.photographs import generate
+from crowdrt.learning import TrainingConfig
 from crowdrt.manifest import sha256_file
-from crowdrt.training.crops import SampleGroup
+from crowdrt.training.counting.crops import SampleGroup
 from crowdrt.training.loop import TrainingSet, train
 from crowdrt.training.metrics import read_lines
 

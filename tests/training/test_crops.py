@@ -7,10 +7,11 @@ import pytest
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
-from crowdrt.contracts import IMAGENET, Sample, TrainingConfig
+from crowdrt.contracts import IMAGENET, Sample
 from crowdrt.errors import DataError, TrainingError
+from crowdrt.learning import TrainingConfig
 from crowdrt.models.mcnn import MCNN
-from crowdrt.training.crops import CropSource, SampleGroup
+from crowdrt.training.counting.crops import CropSource, SampleGroup
 
 CONFIG = TrainingConfig(batch_size=4, crop_px=64)
 DOT_PX = 4  # radius of a planted head

@@ -11,7 +11,7 @@ from crowdrt.contracts import IMAGENET
 from crowdrt.errors import TrainingError
 from crowdrt.models.mcnn import MCNN
 from crowdrt.models.network import Normalise
-from crowdrt.training.evaluate import constant_mean_errors, count_errors, errors_of
+from crowdrt.training.counting.evaluate import constant_mean_errors, count_errors, errors_of
 
 GREY = MCNN.preprocessing
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from crowdrt.training.losses import BLOCK_CELLS, FEW_PEOPLE, block_counts, density_loss
+from crowdrt.training.counting.losses import BLOCK_CELLS, FEW_PEOPLE, block_counts, density_loss
 
 
 def maps(*shape: int, seed: int = 0):

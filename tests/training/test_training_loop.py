@@ -9,15 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from crowdrt.contracts import TrainingConfig
 from crowdrt.errors import CrowdRTError, DataError, TrainingError
+from crowdrt.learning import TrainingConfig
 from crowdrt.manifest import read_manifest, sha256_file
 from crowdrt.models import DENSITY_NETWORKS, NETWORKS
 from crowdrt.models.weights import load_network
 from crowdrt.models.weights_info import describe_weights
 from crowdrt.training import loop
-from crowdrt.training.crops import CropSource, SampleGroup
-from crowdrt.training.evaluate import count_errors
+from crowdrt.training.counting.crops import CropSource, SampleGroup
+from crowdrt.training.counting.evaluate import count_errors
+from crowdrt.training.counting.losses import density_loss
 from crowdrt.training.loop import (
     WARM_UP_STEPS,
     Run,
@@ -27,7 +28,6 @@ from crowdrt.training.loop import (
     target_border,
     train,
 )
-from crowdrt.training.losses import density_loss
 from crowdrt.training.metrics import read_lines
 
 NARROW = Fraction(1, 16)

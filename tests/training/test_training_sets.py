@@ -11,7 +11,7 @@ from PIL import Image
 from crowdrt.data.heads.shanghaitech import shanghaitech
 from crowdrt.errors import DataError
 from crowdrt.manifest import sha256_file
-from crowdrt.training.sets import VALIDATE_EVERY, training_set
+from crowdrt.training.counting.sets import VALIDATE_EVERY, training_set
 
 
 def paths_of(found):
@@ -100,7 +100,7 @@ def test_the_test_split_itself_is_not_emptied(published):
 
 
 def test_generated_crowds_join_with_a_smaller_share(published, crowds, monkeypatch):
-    monkeypatch.setattr("crowdrt.training.sets.generate", lambda *_, **__: list(crowds))
+    monkeypatch.setattr("crowdrt.training.counting.sets.generate", lambda *_, **__: list(crowds))
     found = training_set(published, num_synthetic=4, synthetic=published / "made")
     shares = {group.name: group.share for group in found.groups}
     assert list(shares) == ["part A", "part B", "synthetic"]
@@ -130,7 +130,7 @@ def test_photographs_without_annotation_are_left_out_aloud(tmp_path, capsys):
 
 def test_a_folder_that_was_named_is_not_passed_over(tmp_path, crowds, monkeypatch):
     """Else training would go on with generated crowds alone, and nobody would notice."""
-    monkeypatch.setattr("crowdrt.training.sets.generate", lambda *_, **__: list(crowds))
+    monkeypatch.setattr("crowdrt.training.counting.sets.generate", lambda *_, **__: list(crowds))
     folder = annotated_folder(tmp_path / "mine", number=0, unknown=2)
     with pytest.raises(DataError, match="none of the 2 photographs") as caught:
         training_set(folder, num_synthetic=4, synthetic=tmp_path)

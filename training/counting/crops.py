@@ -12,10 +12,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageEnhance
 
-from crowdrt.contracts import Preprocessing, Sample, TrainingConfig
+from crowdrt.contracts import Preprocessing, Sample
 from crowdrt.data.heads.density import adaptive_sigma, density_map
 from crowdrt.data.images import read_image
 from crowdrt.errors import TrainingError
+from crowdrt.learning import TrainingConfig
 
 FloatArray = npt.NDArray[np.float32]
 SIGMA_RANGE_PX = (4.0, 16.0)  # what a stride-8 map can show, and what a crop still holds

@@ -10,7 +10,7 @@ from torch import nn
 from crowdrt.contracts import Preprocessing, Sample
 from crowdrt.data.preprocess import load_feed
 from crowdrt.models.network import Normalise
-from crowdrt.training.crops import annotated_heads
+from crowdrt.training.counting.crops import annotated_heads
 
 
 @dataclass(frozen=True)

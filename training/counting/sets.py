@@ -14,7 +14,7 @@ from crowdrt.data.heads.datasets import open_samples, without_copies
 from crowdrt.data.heads.shanghaitech import Part, held_out_beside, shanghaitech
 from crowdrt.data.synthetic.photographs import generate
 from crowdrt.errors import DataError
-from crowdrt.training.crops import SampleGroup
+from crowdrt.training.counting.crops import SampleGroup
 from crowdrt.training.loop import TrainingSet
 
 SHANGHAITECH = ("ShanghaiTech", "part_A", "part_A_final")

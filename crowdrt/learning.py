@@ -1,0 +1,143 @@
+"""What a recipe says of learning: steps, optimiser, crops, losses and what is transferred.
+
+Every field is part of a run's identity: a checkpoint of other settings is never gone on with.
+Where and how fast a run takes place (devices, threads) is no part of it.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from crowdrt.errors import RecipeError
+
+CountLoss = Literal["blocks", "squared", "bayesian", "sanet"]
+Crops = Literal["scaled", "fixed", "ratio"]
+OptimizerName = Literal["adamw", "adam", "sgd"]
+Schedule = Literal["cosine", "constant", "drop"]
+FloatPrecision = Literal["bf16-mixed", "16-mixed", "32-true"]  # as Lightning Fabric names them
+
+Intra = Literal["cosine", "l2"]
+Inter = Literal["dense", "sparse"]
+GroundTruth = Literal["hard", "soft", "both"]
+Taps = Literal["code", "paper"]
+
+BRANCH_SIZES = ("3x4", "6x8", "12x16", "24x32", "48x64")  # DeepCount's, coarsest first
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transfer:
+    """Structured knowledge transfer from a teacher (SKT, arXiv:2003.10120).
+
+    The defaults are the paper's equations 4, 6, 7 and 8. Options name where the code that its
+    authors published departs: `taps="code"`, `normalise=True`, `with_density=True`,
+    `adapter_relu=True` and weights of 0.5.
+    """
+
+    teacher: str  # the recipe whose weights teach
+    intra: Intra | None = "cosine"  # equation 4, or squared distances; None: no Intra-PT
+    inter: Inter | None = "dense"  # equation 6: all pairs of features, or neighbours; None
+    ground_truth: GroundTruth = "both"  # equation 7: annotation, teacher's map, or both
+    taps: Taps = "code"  # where CSRNet's features are taken; see models/skt.py
+    adapter_relu: bool = True  # behind each 1x1 convolution
+    normalise: bool = False  # instance-normalise features before equation 5
+    with_density: bool = False  # the predicted map takes part in equation 6 as a feature
+    intra_weight: float = 1.0
+    inter_weight: float = 1.0
+    soft_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_choice("intra", self.intra, (*get_args(Intra), None))
+        check_choice("inter", self.inter, (*get_args(Inter), None))
+        check_choice("ground_truth", self.ground_truth, get_args(GroundTruth))
+        check_choice("taps", self.taps, get_args(Taps))
+        for name in ("intra_weight", "inter_weight", "soft_weight"):
+            check_positive(name, getattr(self, name), zero=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assignment:
+    """Which cells of a detector learn which person (DSLA, equations 2 to 6)."""
+
+    soft: bool = True  # the SLA branch; without it, OneNet's one-to-one labels alone
+    shuffle: bool = True  # Feature Shuffle between the pyramid's levels
+    num_soft: int = 6  # K: anchors a person has on the SLA branch
+    soft_max: float = 0.6  # T at the first step ...
+    soft_min: float = 0.4  # ... and at the last, linear between
+    soft_weight: float = 1.0  # of the SLA branch's loss beside the one-to-one branch's
+
+    def __post_init__(self) -> None:
+        if self.num_soft < 1:
+            raise RecipeError(f"num_soft={self.num_soft} assigns nothing", fix="use at least 1")
+        for name in ("soft_max", "soft_min"):
+            if not 0 <= (value := getattr(self, name)) <= 1:
+                raise RecipeError(f"{name}={value} is no target", fix="use a value in [0, 1]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """What the training loop needs to know; every field is part of the recipe's identity."""
+
+    steps: int = 20_000
+    batch_size: int = 8  # of one optimisation step, over all devices and accumulated parts
+    accumulate: int = 1  # parts a device takes its share of a batch in
+    optimizer: OptimizerName = "adamw"
+    learning_rate: float = 1e-3
+    backbone_rate: float = 1.0  # times learning_rate, for a front end that is finer tuned
+    momentum: float = 0.9  # of sgd
+    weight_decay: float = 1e-4
+    schedule: Schedule = "cosine"
+    drop_at: float = 2 / 3  # of the steps, where "drop" divides the rate by ten
+    warm_up_steps: int = 200
+    clip_norm: float = 10.0  # of the gradient; 0: not clipped
+    average: float = 0.998  # of the weights, exponential; 0: the last weights
+    precision: FloatPrecision = "bf16-mixed"
+    seed: int = 0
+
+    loss: CountLoss = "blocks"
+    crops: Crops = "scaled"
+    crop_px: int = 256
+    flip: float = 0.5  # of the crops are mirrored
+    colours: bool = True  # are varied
+    sigma_px: float = 0.0  # 0: geometry-adaptive
+    batch_norm: bool = True  # learned beside every convolution, folded before shipping
+    num_synthetic: int = 0  # generated photographs added to the training set
+    transfer: Transfer | None = None
+
+    branches: tuple[str, ...] = BRANCH_SIZES  # DeepCount's maps that take part in its loss
+    slope: float = 0.2  # of DeepCount's leaky ReLU; 0: ReLU
+
+    assignment: Assignment | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "accumulate", "crop_px"):
+            if (value := getattr(self, name)) < 1:
+                raise RecipeError(f"{name}={value} trains nothing", fix="use at least 1")
+        check_positive("learning_rate", self.learning_rate)
+        check_choice("optimizer", self.optimizer, get_args(OptimizerName))
+        check_choice("schedule", self.schedule, get_args(Schedule))
+        check_choice("precision", self.precision, get_args(FloatPrecision))
+        check_choice("loss", self.loss, get_args(CountLoss))
+        check_choice("crops", self.crops, get_args(Crops))
+        for each in self.branches:
+            check_choice("branches", each, BRANCH_SIZES)
+        if not 0 <= self.average < 1:
+            raise RecipeError(
+                f"average={self.average} is no decay of an average of weights",
+                fix="use a value in [0, 1); 0.998 is a good start, 0 takes the last weights",
+            )
+
+
+def check_choice(name: str, value: object, choices: tuple[object, ...]) -> None:
+    """Refuse what is not one of `choices`."""
+    if value not in choices:
+        raise RecipeError(
+            f"{name}={value!r} is unknown", fix=f"use one of {', '.join(map(str, choices))}"
+        )
+
+
+def check_positive(name: str, value: float, *, zero: bool = False) -> None:
+    """Refuse what is not a positive, finite number."""
+    if not (0 < value < float("inf") or (zero and value == 0)):
+        raise RecipeError(
+            f"{name}={value} is no positive number",
+            fix=f"use {name}={'0 or more' if zero else 'more than 0'}",
+        )

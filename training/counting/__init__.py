@@ -1,0 +1,1 @@
+"""How networks learn to count: crops and their density maps, losses, errors in people."""

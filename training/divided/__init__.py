@@ -1,0 +1,1 @@
+"""How DeepCount learns: tiles, five density branches and the count, their gradients fused."""
