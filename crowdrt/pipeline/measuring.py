@@ -11,6 +11,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from crowdrt.benchmarks.tables.printed import SIZES
 from crowdrt.benchmarks.tables.render import markdown_table, print_table
 from crowdrt.benchmarks.tables.table import Complexity, Operations, TableRow, newest, table_rows
 from crowdrt.benchmarks.timing.race import Contender, RaceConfig, race
@@ -27,7 +28,7 @@ from crowdrt.onnx_file import graph_info
 from crowdrt.pipeline.counting import distinct
 from crowdrt.pipeline.networks import Origin, eager_opener, shipped_weights
 from crowdrt.pipeline.stages import calibrate_stage, engine_folder, export_stage, open_any
-from crowdrt.recipes import RECIPES, TABLE_SIZES
+from crowdrt.recipes import RECIPES
 
 TABLE_NETWORKS = ("csrnet", "bl", "sanet")
 STUDENT = Fraction(1, 4)
@@ -215,7 +216,7 @@ def table_of(records: Path, wanted: Sequence[tuple[str, Size]]) -> list[TableRow
         asked = ", ".join(f"{network} at {shown([size])}" for network, size in wanted)
         raise BenchmarkError(
             f"{records} holds no row of {asked}",
-            fix=f"measure them: leave out --records, or name one of {shown(TABLE_SIZES)}",
+            fix=f"measure them: leave out --records, or name one of {shown(SIZES)}",
         )
     return table_rows(newest(found), operations_of(found))
 
@@ -232,10 +233,10 @@ def check_table(
                 f"{network!r} is not in table {name}", fix=f"use {', '.join(TABLE_NETWORKS)}"
             )
     for size in sizes:
-        if size not in TABLE_SIZES:
+        if size not in SIZES:
             raise RecipeError(
                 f"table {name} has no size {shown([size])}",
-                fix=f"use {shown(TABLE_SIZES)}; for others: crowdrt profile ENGINE --size HxW",
+                fix=f"use {shown(SIZES)}; for others: crowdrt profile ENGINE --size HxW",
             )
     pairs = ((network, size) for size in sizes for network in networks or TABLE_NETWORKS)
     return list(dict.fromkeys(pairs))  # what is asked for twice is raced once

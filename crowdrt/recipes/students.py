@@ -1,14 +1,10 @@
-"""The named recipes: plain functions that return frozen dataclasses."""
+"""The students that the project ships, from training to INT8."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
 
 from crowdrt.contracts import CalibrationConfig, Recipe
-from crowdrt.errors import RecipeError
 from crowdrt.learning import TrainingConfig
-
-TABLE_SIZES = ((576, 864), (768, 1024), (576, 720), (2032, 2912))  # SKT, Table 8
 
 
 def csrnet_quarter() -> Recipe:
@@ -39,20 +35,3 @@ def csrnet_quarter_minmax() -> Recipe:
         name="csrnet-quarter-minmax",
         calibration=replace(base.calibration, method="minmax"),
     )
-
-
-RECIPES: tuple[Callable[[], Recipe], ...] = (csrnet_quarter, csrnet_quarter_minmax)
-
-
-def recipe_named(name: str) -> Recipe:
-    """Return the recipe of this name.
-
-    Raises:
-        RecipeError: there is none.
-    """
-    recipes = {recipe.name: recipe for recipe in (make() for make in RECIPES)}
-    if name not in recipes:
-        raise RecipeError(
-            f"recipe {name!r} is unknown", fix=f"choose from {', '.join(recipes)}: crowdrt recipes"
-        )
-    return recipes[name]
