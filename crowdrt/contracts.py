@@ -18,6 +18,7 @@ Channels = Literal["rgb", "grey"]
 Precision = Literal["fp32", "fp16", "int8", "int8+fp16"]
 Size = tuple[int, int]  # height, width in pixels
 UInt8Image = npt.NDArray[np.uint8]  # (C, H, W)
+Region = npt.NDArray[np.bool_]  # (H, W) of the photograph: True where people are to be counted
 Feeds = Mapping[str, npt.NDArray[Any]]
 
 DENSITY, COUNT = "density", "count"  # outputs of a graph
@@ -63,16 +64,28 @@ class Sample:
     """One photograph and its annotated heads.
 
     `heads` may hold points outside the image, as the published annotations do: they count, and
-    the density map leaves them out.
+    the density map leaves them out. With a region of interest, only people in it count.
     """
 
     image: Path
     heads: npt.NDArray[np.float32] | None  # (N, 2) x, y in pixels from 0; None where unknown
+    roi: Region | None = None  # one array for all frames of a camera; None: everywhere
+
+    @property
+    def counted_heads(self) -> npt.NDArray[np.float32] | None:
+        """The heads that count, (N, 2): all of them, or those whose pixel is in the region."""
+        if self.heads is None or self.roi is None:
+            return self.heads
+        x, y = np.rint(self.heads).T
+        inside = (x >= 0) & (x < self.roi.shape[1]) & (y >= 0) & (y < self.roi.shape[0])
+        inside[inside] = self.roi[y[inside].astype(int), x[inside].astype(int)]
+        counted: npt.NDArray[np.float32] = self.heads[inside]
+        return counted
 
     @property
     def annotated(self) -> int | None:
         """The published count, or None where there is no annotation."""
-        return None if self.heads is None else len(self.heads)
+        return None if (counted := self.counted_heads) is None else len(counted)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

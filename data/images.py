@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from crowdrt.contracts import Channels, UInt8Image, check_image_size
+from crowdrt.contracts import Channels, Size, UInt8Image, check_image_size
 from crowdrt.errors import DataError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".pgm", ".ppm")
@@ -63,6 +63,22 @@ def read_image(path: Path, channels: Channels) -> UInt8Image:
                 fix=f"scale it to at most {Image.MAX_IMAGE_PIXELS:,} pixels, or remove it",
             ) from error
         except DAMAGED as error:
+            raise unreadable(path, error) from error
+
+
+def image_size(path: Path) -> Size:
+    """Return the height and width that a file says its image has, without decoding it.
+
+    Raises:
+        DataError: the file is missing, or no image.
+    """
+    check_file(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # decoding refuses what is too large
+        try:
+            with Image.open(path, formats=FORMATS) as image:
+                return image.height, image.width
+        except (*DAMAGED, Image.DecompressionBombError) as error:
             raise unreadable(path, error) from error
 
 

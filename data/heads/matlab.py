@@ -19,6 +19,7 @@ from crowdrt.data.images import opening
 from crowdrt.errors import DataError
 
 HEADER_BYTES = 128
+HDF5_HEADER = b"MATLAB 7.3"
 MAX_BYTES = 1 << 26  # decompressed; the largest published annotation has 200 kB
 MATRIX, COMPRESSED = 14, 15  # types of an element
 NUMBERS = {
@@ -57,20 +58,32 @@ def read_points(
     Raises:
         DataError: the file is missing, damaged, or holds something else.
     """
+    return points_of(read_value(path, variable), variable, locate, source=path)
+
+
+def read_value(path: Path, variable: str) -> Any:
+    """Return one variable: an array, a list (a cell) or a dict (a structure)."""
     variables = load(path)
     if variable not in variables:
         raise DataError(
             f"{path} has no variable {variable!r}", fix="copy it again from the published data set"
         )
+    return variables[variable]
+
+
+def points_of(
+    value: Any, variable: str, locate: Callable[[Any], Any] = lambda value: value, *, source: Path
+) -> npt.NDArray[np.float32]:
+    """Return the head points in a variable that was read, (N, 2) from 0; see `read_points`."""
     try:
         with np.errstate(over="ignore"):  # what overflows is no position, and is refused below
-            points = (np.asarray(locate(variables[variable]), np.float64) - 1).astype(np.float32)
+            points = (np.asarray(locate(value), np.float64) - 1).astype(np.float32)
     except DAMAGED as error:
-        raise foreign(path, variable) from error
+        raise foreign(source, variable) from error
     if points.size == 0:
         return np.zeros((0, 2), np.float32)
     if points.ndim != 2 or points.shape[1] != 2 or not np.isfinite(points).all():
-        raise foreign(path, variable)
+        raise foreign(source, variable)
     return points
 
 
@@ -91,6 +104,8 @@ def load(path: Path) -> dict[str, Any]:
                 fix="copy it from the data set, or remove the image",
             )
         content = path.read_bytes()
+    if content.startswith(HDF5_HEADER):
+        raise saved_as_hdf5(path)
     try:
         return dict(variables_of(content))
     except DAMAGED as error:
@@ -98,6 +113,15 @@ def load(path: Path) -> dict[str, Any]:
             f"{path} is no MATLAB file that can be read: {error}",
             fix="copy or download it again; if you wrote it yourself, save it with -v7, not -v7.3",
         ) from error
+
+
+def saved_as_hdf5(path: Path) -> DataError:
+    """Return the error for a -v7.3 file, with what converts it and its neighbours."""
+    again = "p = fullfile(f.folder, f.name); x = load(p); save(p, '-struct', 'x', '-v7'),"
+    return DataError(
+        f"{path} is an HDF5 file, as MATLAB saves with -v7.3",
+        fix=f"convert its folder in MATLAB: for f = dir('{path.parent}/*.mat')', {again} end",
+    )
 
 
 def variables_of(content: bytes) -> Iterator[tuple[str, Any]]:
