@@ -22,6 +22,11 @@ def source(samples, *, config=CONFIG, preprocessing=IMAGENET, stride=8):
     return CropSource([SampleGroup("all", tuple(samples), 1.0)], preprocessing, stride, config)
 
 
+def whole(source, step=0):
+    """All of a step's batch."""
+    return source.batch(step, range(source.config.batch_size))
+
+
 def draw_heads(path, *, size, pitch, channels="RGB"):
     """A bright dot per head on a slope that darkens to the right, which tells flips apart."""
     width, height = size
@@ -58,9 +63,9 @@ def test_every_head_lies_under_a_peak_and_every_peak_on_a_head(tmp_path, preproc
     crop = 160
     photo = draw_heads(tmp_path / "dots.png", size=(400, 300), pitch=50)
     config = replace(SHARP, crop_px=crop, batch_size=12)
-    batch = source([photo], config=config, preprocessing=preprocessing, stride=1).batch(0)
+    batch = whole(source([photo], config=config, preprocessing=preprocessing, stride=1))
     flips, checked = set(), 0
-    for pixels, (density,) in zip(batch.images, batch.density, strict=True):
+    for pixels, (density,), heads in zip(batch.images, batch.density, batch.heads, strict=True):
         flips.add(bool(is_flipped(pixels)))
         dots = dots_in(pixels)
         inner = dots[((dots > 12) & (dots < crop - 12)).all(1)]
@@ -69,6 +74,8 @@ def test_every_head_lies_under_a_peak_and_every_peak_on_a_head(tmp_path, preproc
             around = density[top : top + 21, left : left + 21]
             peak = np.array(np.unravel_index(around.argmax(), around.shape)) - 10
             assert np.abs(peak).max() <= 1, f"the peak lies {peak} px off"
+            assert np.linalg.norm(heads - (x, y), axis=1).min() < 0.8, "a head is off its dot"
+        assert len(heads) == round(float(density.sum()))
         checked += len(inner)
         peaks = (density == ndimage.maximum_filter(density, 15)) & (density > density.max() / 3)
         assert len(inner) <= peaks.sum() <= len(dots)
@@ -78,7 +85,7 @@ def test_every_head_lies_under_a_peak_and_every_peak_on_a_head(tmp_path, preproc
 
 
 def test_a_crop_counts_whole_people(crowds):
-    counts = source(crowds).batch(0).density.sum((1, 2, 3))
+    counts = whole(source(crowds)).density.sum((1, 2, 3))
     assert len(set(counts.round().tolist())) > 1
     np.testing.assert_allclose(counts, counts.round(), atol=1e-4)
 
@@ -88,14 +95,14 @@ def test_a_crop_of_the_whole_photograph_counts_everybody(tmp_path, sigma_px):
     """A square photograph far smaller than the crop is always taken whole."""
     photo = draw_heads(tmp_path / "small.png", size=(64, 64), pitch=16)
     config = replace(CONFIG, crop_px=128, batch_size=8, sigma_px=sigma_px)
-    density = source([photo], config=config).batch(0).density
+    density = whole(source([photo], config=config)).density
     np.testing.assert_allclose(density.sum((1, 2, 3)), len(photo.heads), rtol=1e-5)
 
 
 @pytest.mark.parametrize("size", [(40, 50), (400, 33), (33, 400)])
 def test_a_photograph_smaller_than_the_crop_is_enlarged(plain_photo, size):
     photo = plain_photo("small.png", size=size, heads=[(20, 20)])
-    batch = source([photo]).batch(0)
+    batch = whole(source([photo]))
     assert batch.images.shape == (4, 3, 64, 64)
     assert batch.density.shape == (4, 1, 8, 8)
     assert np.isfinite(batch.density).all()
@@ -105,28 +112,39 @@ def test_heads_outside_the_photograph_are_in_no_crop(plain_photo):
     heads = [(-30, 5), (5, 80), (24, 24)]
     photo = plain_photo("small.png", size=(48, 48), heads=heads)
     config = replace(CONFIG, crop_px=96)
-    np.testing.assert_allclose(source([photo], config=config).batch(0).density.sum((1, 2, 3)), 1)
+    np.testing.assert_allclose(whole(source([photo], config=config)).density.sum((1, 2, 3)), 1)
 
 
 def test_a_photograph_of_nobody_counts_zero(plain_photo):
-    assert source([plain_photo("empty.png", heads=[])]).batch(0).density.sum() == 0
+    assert whole(source([plain_photo("empty.png", heads=[])])).density.sum() == 0
 
 
 def test_a_batch_depends_on_seed_and_step_alone(crowds):
     forwards, backwards = source(crowds), source(crowds)
-    there = {step: forwards.batch(step) for step in (0, 1, 2)}
-    back = {step: backwards.batch(step) for step in (2, 1, 0)}
+    there = {step: whole(forwards, step) for step in (0, 1, 2)}
+    back = {step: whole(backwards, step) for step in (2, 1, 0)}
     for step in there:
         np.testing.assert_array_equal(there[step].images, back[step].images)
         np.testing.assert_array_equal(there[step].density, back[step].density)
     assert not np.array_equal(there[0].images, there[1].images)
-    other = source(crowds, config=replace(CONFIG, seed=1)).batch(0)
+    other = whole(source(crowds, config=replace(CONFIG, seed=1)))
     assert not np.array_equal(there[0].images, other.images)
+
+
+def test_processes_that_share_a_batch_see_what_one_would(crowds):
+    together = whole(source(crowds), 3)
+    parts = [source(crowds).batch(3, members) for members in (range(1), range(1, 4))]
+    for name in ("images", "density"):
+        shared = np.concatenate([getattr(part, name) for part in parts])
+        np.testing.assert_array_equal(getattr(together, name), shared)
+    for one, other in zip(together.heads, parts[0].heads + parts[1].heads, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert len({len(heads) for heads in together.heads}) > 1
 
 
 @pytest.mark.parametrize("stride", [1, 4, 8])
 def test_a_batch_has_the_networks_shapes(crowds, stride):
-    batch = source(crowds, preprocessing=MCNN.preprocessing, stride=stride).batch(0)
+    batch = whole(source(crowds, preprocessing=MCNN.preprocessing, stride=stride))
     assert batch.images.shape == (4, 1, 64, 64)
     assert batch.images.dtype == np.uint8
     assert batch.density.shape == (4, 1, 64 // stride, 64 // stride)
@@ -134,7 +152,7 @@ def test_a_batch_has_the_networks_shapes(crowds, stride):
 
 
 def test_colours_vary_and_some_crops_are_grey(crowds):
-    images = source(crowds, config=replace(CONFIG, batch_size=48)).batch(0).images.astype(float)
+    images = whole(source(crowds, config=replace(CONFIG, batch_size=48))).images.astype(float)
     colourfulness = np.abs(images - images.mean(1, keepdims=True)).mean((1, 2, 3))
     assert 1 <= (colourfulness < 1.5).sum() <= 16  # JPEG leaves a trace of colour
     assert images.mean((1, 2, 3)).std() > 5
@@ -145,13 +163,13 @@ def test_shares_decide_whatever_the_sizes_of_the_groups(plain_photo):
     dark = [plain_photo(f"dark{i}.png", level=20) for i in range(9)]
     groups = [SampleGroup("bright", tuple(bright), 3.0), SampleGroup("dark", tuple(dark), 1.0)]
     config = replace(CONFIG, crop_px=32, batch_size=400)
-    images = CropSource(groups, IMAGENET, 8, config).batch(0).images
+    images = whole(CropSource(groups, IMAGENET, 8, config)).images
     assert (images.mean((1, 2, 3)) > 100).mean() == pytest.approx(0.75, abs=0.07)
 
 
 def test_an_empty_group_is_passed_over(plain_photo):
     groups = [SampleGroup("none", (), 5.0), SampleGroup("one", (plain_photo("a.png"),), 1.0)]
-    assert CropSource(groups, IMAGENET, 8, CONFIG).batch(0).images.shape[0] == 4
+    assert whole(CropSource(groups, IMAGENET, 8, CONFIG)).images.shape[0] == 4
 
 
 @pytest.mark.parametrize("groups", [[], [SampleGroup("none", (), 1.0)]], ids=["no", "empty"])
@@ -172,4 +190,4 @@ def test_a_damaged_photograph_is_named(plain_photo):
     photo = plain_photo("cut.png")
     photo.image.write_bytes(photo.image.read_bytes()[:60])
     with pytest.raises(DataError, match=r"cut\.png"):
-        source([photo]).batch(0)
+        whole(source([photo]))

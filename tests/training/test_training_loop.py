@@ -50,7 +50,8 @@ def test_forty_steps_learn(crowds):
     groups = [SampleGroup("crowds", crowds, 1.0)]
     source = CropSource(groups, run.preprocessing, run.density_stride, config)
     losses = list(steps(run, source))
-    last = [torch.from_numpy(source.batch(step).density) for step in range(32, 40)]
+    everyone = range(config.batch_size)
+    last = [torch.from_numpy(source.batch(step, everyone).density) for step in range(32, 40)]
     nobody = np.mean([density_loss(torch.zeros_like(target), target) for target in last])
     assert len(losses) == run.step == 40
     assert np.mean(losses[:4]) > nobody
@@ -200,7 +201,8 @@ def test_a_target_has_the_size_of_the_answer_and_keeps_its_count(data, network):
     """SANet's map reaches 3.5 px over every border of its input; its target must do so too."""
     run = Run(network, NARROW, TINY)
     image = torch.zeros(1, run.preprocessing.num_channels, 64, 64)
-    batch = CropSource(data.groups, run.preprocessing, run.density_stride, TINY).batch(0)
+    source = CropSource(data.groups, run.preprocessing, run.density_stride, TINY)
+    batch = source.batch(0, range(TINY.batch_size))
     target = torch.nn.functional.pad(torch.from_numpy(batch.density), run.border)
     assert target.shape[2:] == run.model.module.eval()(image).shape[2:]
     assert target.sum().item() == pytest.approx(batch.density.sum())
@@ -239,7 +241,8 @@ def test_divergence_is_refused_before_it_reaches_the_weights(data, tmp_path):
 def test_a_step_that_is_not_finite_changes_nothing(crowds, monkeypatch, what):
     run = Run("csrnet", NARROW, TINY)
     groups = [SampleGroup("crowds", crowds, 1.0)]
-    batch = CropSource(groups, run.preprocessing, run.density_stride, TINY).batch(0)
+    source = CropSource(groups, run.preprocessing, run.density_stride, TINY)
+    batch = source.batch(0, range(TINY.batch_size))
 
     def broken(predicted, target):
         zero = (predicted * 0).sum()

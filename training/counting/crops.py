@@ -1,7 +1,7 @@
-"""Training batches: random crops with their density maps, a pure function of seed and step.
+"""Training batches: random crops with their heads, a pure function of seed, step and member.
 
 Nothing is drawn from a global generator, so a run that was killed goes on with exactly the
-batches it would have seen.
+batches it would have seen, and processes that share a batch see what one would.
 """
 
 import io
@@ -20,14 +20,16 @@ from crowdrt.learning import TrainingConfig
 
 FloatArray = npt.NDArray[np.float32]
 SIGMA_RANGE_PX = (4.0, 16.0)  # what a stride-8 map can show, and what a crop still holds
+INSIDE_PX = 1e-3  # a head on the crop's right or lower edge is this far inside
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One optimisation step's input."""
+    """One optimisation step's input, or a process's part of it: B crops of H x W pixels."""
 
-    images: npt.NDArray[np.uint8]  # (B, C, crop, crop)
-    density: FloatArray  # (B, 1, crop / stride, crop / stride) people per cell
+    images: npt.NDArray[np.uint8]  # (B, C, H, W)
+    density: FloatArray  # (B, 1, H / stride, W / stride) people per cell
+    heads: tuple[FloatArray, ...]  # B times (N, 2) x, y in pixels of the crop, all inside it
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Annotated:
     """A decoded photograph with what its crops need."""
 
     image: Image.Image
-    heads: FloatArray  # (N, 2) x, y in pixels
+    heads: FloatArray  # (N, 2) x, y in pixels, all inside
     sigma: FloatArray  # (N,) pixels
 
 
@@ -80,26 +82,25 @@ class CropSource:
         self._shares = shares / shares.sum()
         self._preprocessing = preprocessing
         self._stride = density_stride
-        self._config = config
+        self.config = config
         self._decoded: dict[tuple[int, int], Annotated] = {}
 
-    def batch(self, step: int) -> Batch:
-        """Return the batch of this step; the same step always gives the same batch."""
-        rng = np.random.default_rng([self._config.seed, step])
-        crops = [self._crop(rng) for _ in range(self._config.batch_size)]
-        images, density = zip(*crops, strict=True)
-        return Batch(images=np.stack(images), density=np.stack(density)[:, None])
+    def batch(self, step: int, members: range) -> Batch:
+        """Return some members of this step's batch; the same ones are always the same crops."""
+        crops = [self._crop(step, member) for member in members]
+        images, density, heads = zip(*crops, strict=True)
+        return Batch(images=np.stack(images), density=np.stack(density)[:, None], heads=heads)
 
-    def _crop(self, rng: np.random.Generator) -> tuple[npt.NDArray[np.uint8], FloatArray]:
+    def _crop(self, step: int, member: int) -> tuple[npt.NDArray[np.uint8], FloatArray, FloatArray]:
+        rng = np.random.default_rng([self.config.seed, step, member])
         group = int(rng.choice(len(self._groups), p=self._shares))
         photo = self._load(group, int(rng.integers(len(self._groups[group].samples))))
-        crop = self._config.crop_px
+        crop = self.config.crop_px
         smallest = crop / min(photo.image.size)
         scale = max(smallest, float(np.exp(rng.uniform(np.log(0.6), np.log(1.5)))))
         side = crop / scale  # pixels of the photograph that the crop covers
         left = rng.uniform(0, max(photo.image.width - side, 0))
         top = rng.uniform(0, max(photo.image.height - side, 0))
-        heads = (photo.heads - np.array([left, top], np.float32)) * np.float32(scale)
         image = photo.image.resize(
             (crop, crop),
             Image.Resampling.BILINEAR,
@@ -111,17 +112,23 @@ class CropSource:
             ),
             reducing_gap=2.0,
         )
-        if rng.random() < 0.5:
+        edges = (photo.heads + 0.5 - np.array([left, top])) * scale  # 0: the crop's left edge
+        inside = ((edges >= 0) & (edges < crop)).all(1)
+        edges = edges[inside]
+        if rng.random() < self.config.flip:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-            heads = heads * np.array([-1, 1], np.float32) + np.array([crop - 1, 0], np.float32)
+            edges[:, 0] = crop - edges[:, 0]
+        heads = np.clip(edges - 0.5, 0, crop - INSIDE_PX).astype(np.float32)
         density = density_map(
             heads,
             height=crop,
             width=crop,
-            sigma=np.clip(photo.sigma * scale, *SIGMA_RANGE_PX).astype(np.float32),
+            sigma=np.clip(photo.sigma[inside] * scale, *SIGMA_RANGE_PX).astype(np.float32),
             stride=self._stride,
         )
-        return to_array(vary_colours(image, rng)), density
+        if self.config.colours:
+            image = vary_colours(image, rng)
+        return to_array(image), density, heads
 
     def _load(self, group: int, index: int) -> Annotated:
         key = (group, index)
@@ -133,11 +140,15 @@ class CropSource:
         pixels = read_image(sample.image, self._preprocessing.channels)
         image = Image.fromarray(pixels[0] if pixels.shape[0] == 1 else pixels.transpose(1, 2, 0))
         heads = annotated_heads(sample)
-        if self._config.sigma_px > 0:
-            sigma = np.full(len(heads), self._config.sigma_px, np.float32)
+        if self.config.sigma_px > 0:
+            sigma = np.full(len(heads), self.config.sigma_px, np.float32)
         else:
             sigma = adaptive_sigma(heads).astype(np.float32)
-        return Annotated(image, heads.astype(np.float32), sigma)
+        heads = heads.reshape(-1, 2)
+        inside = ((heads >= 0) & (heads < image.size)).all(1)
+        edge = np.array(image.size) - 0.5 - INSIDE_PX  # of the last pixel
+        heads = np.minimum(heads[inside], edge).astype(np.float32)
+        return Annotated(image, heads, sigma[inside])
 
 
 def annotated_heads(sample: Sample) -> FloatArray:

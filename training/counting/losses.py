@@ -1,10 +1,69 @@
 """What a counting network is asked to get right: every cell, and every neighbourhood's count."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
 from torch import Tensor
 from torch.nn import functional
 
+from crowdrt.errors import TrainingError
+from crowdrt.learning import TrainingConfig
+
 FEW_PEOPLE = 10.0  # below this many, an image weighs about the same
 BLOCK_CELLS = 4  # a neighbourhood is 4 x 4 cells: 32 x 32 pixels at stride 8
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """What a batch's density maps are compared with."""
+
+    density: Tensor  # (B, 1, h, w) people per cell
+    heads: Sequence[Tensor]  # B times (N, 2) x, y in input pixels; 0: the centre of the first
+    stride: int  # input pixels per cell
+
+
+class CountingLoss(Protocol):
+    """How far predicted density maps are from the annotation."""
+
+    def __call__(self, predicted: Tensor, truth: Annotation) -> dict[str, Tensor]:
+        """Return the weighted terms whose sum is descended, each a scalar by its name.
+
+        Each is a mean over the batch of a sum over an image, so that equal parts of a batch
+        average to the whole.
+
+        Args:
+            predicted: (B, 1, h, w) people per cell.
+            truth: of the same images, on the same device.
+        """
+        ...
+
+
+def count_loss(config: TrainingConfig) -> CountingLoss:
+    """Return the loss that a recipe names."""
+    match config.loss:
+        case "blocks":
+            return blocks
+        case "squared":
+            return squared
+        case unknown:
+            raise TrainingError(f"loss {unknown!r} is not there yet", fix="use blocks or squared")
+
+
+def blocks(predicted: Tensor, truth: Annotation) -> dict[str, Tensor]:
+    """Return `density_loss` as a `CountingLoss`."""
+    return {"blocks": density_loss(predicted, truth.density)}
+
+
+def squared(predicted: Tensor, truth: Annotation) -> dict[str, Tensor]:
+    """Return the squared errors of an image's cells, summed.
+
+    CSRNet (arXiv:1802.10062, eq. 3) and CAN (arXiv:1811.10452, eq. 6) print half of it, as a mean
+    over the batch; the code of both sums it over cells and batch, without the half, and so does
+    SKT's, at batch 1. Here it is the sum over cells of the codes, which their learning rates
+    belong to, and the mean over the batch of the papers.
+    """
+    return {"squared": (predicted - truth.density).square().sum((1, 2, 3)).mean()}
 
 
 def density_loss(predicted: Tensor, target: Tensor, *, count_weight: float = 0.2) -> Tensor:
