@@ -12,6 +12,7 @@ NETWORKS = {
     "can": "CAN",
     "dssinet": "DSSINet",
     "deepcount": "DeepCount",
+    "deepcount-relu": "DeepCount (ReLU)",
     "dsla": "DSLA",
 }
 ENGINES = {

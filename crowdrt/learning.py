@@ -54,6 +54,34 @@ class Transfer:
 
 
 @dataclass(frozen=True, kw_only=True)
+class GradientFusion:
+    """What the backbone of a count learns from (DeepCount, arXiv:1908.03314, equations 4 to 6).
+
+    The defaults are the paper's. Where its published code departs, options say so: it leaves out
+    the 1/2 of equation 6 (`half=False`) and turns a tenth of what it learns from grey
+    (`grey=0.1`). Both take sigma from `TrainingConfig.sigma_px`: 5 in the paper, 10 in the code.
+    """
+
+    branches: tuple[str, ...] = BRANCH_SIZES  # whose maps take part; the others are not computed
+    count_weight: float = 16.0  # beta: of the count's error beside the maps'
+    scale: float = 0.01  # omega: of all errors
+    half: bool = True  # the 1/2 before equation 6's sum
+    num_crops: int = 30  # cut at random from each photograph and pass, beside its tiles
+    grey: float = 0.0  # of the tiles and crops
+
+    def __post_init__(self) -> None:
+        for each in self.branches:
+            check_choice("branches", each, BRANCH_SIZES)
+        for name in ("count_weight", "scale"):
+            check_positive(name, getattr(self, name))
+        if self.num_crops < 0 or not 0 <= self.grey <= 1:
+            raise RecipeError(
+                f"num_crops={self.num_crops}, grey={self.grey} cannot be drawn",
+                fix="use num_crops of 0 or more, and grey in [0, 1]",
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Assignment:
     """Which cells of a detector learn which person (DSLA, equations 2 to 6)."""
 
@@ -102,8 +130,7 @@ class TrainingConfig:
     num_synthetic: int = 0  # generated photographs added to the training set
     transfer: Transfer | None = None
 
-    branches: tuple[str, ...] = BRANCH_SIZES  # DeepCount's maps that take part in its loss
-    slope: float = 0.2  # of DeepCount's leaky ReLU; 0: ReLU
+    fusion: GradientFusion | None = None
 
     assignment: Assignment | None = None
 
@@ -117,8 +144,6 @@ class TrainingConfig:
         check_choice("precision", self.precision, get_args(FloatPrecision))
         check_choice("loss", self.loss, get_args(CountLoss))
         check_choice("crops", self.crops, get_args(Crops))
-        for each in self.branches:
-            check_choice("branches", each, BRANCH_SIZES)
         if not 0 <= self.average < 1:
             raise RecipeError(
                 f"average={self.average} is no decay of an average of weights",

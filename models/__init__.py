@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 DENSITY_NETWORKS = ("csrnet", "bl", "sanet", "mcnn", "can", "dssinet")  # a map, at any size
 NETWORKS = (*DENSITY_NETWORKS, "deepcount", "dsla")
 TRAINING_FORMS = ("skt",)  # a network with what only its training needs beside it
+ABLATIONS = ("deepcount-relu",)  # a network as a paper's ablation alters it
+BUILDABLE = (*NETWORKS, *TRAINING_FORMS, *ABLATIONS)  # what a weights file may name
 
 
 def build_model(network: str, width: Fraction = Fraction(1)) -> "Network":
@@ -60,6 +62,10 @@ def build_model(network: str, width: Fraction = Fraction(1)) -> "Network":
             from crowdrt.models.deepcount import DeepCount
 
             return DeepCount(width)
+        case "deepcount-relu":
+            from crowdrt.models.deepcount import DeepCount
+
+            return DeepCount(width, slope=0.0)
         case "dsla":
             from crowdrt.models.dsla import DSLA
 

@@ -8,10 +8,12 @@ regressor's: a map's sum is a worse one (Table 7).
 What the paper leaves open is as in its published code: stride-2 convolutions pad at the bottom
 and the right alone, as TensorFlow does, and a ReLU follows both answers at evaluation. Departures:
 `width` scales every layer, and weights begin Kaiming-normal instead of from ImageNet's VGG-16.
+`slope=0` builds `deepcount-relu`, the network of Table 8 whose every activation is a ReLU.
 
 Shapes: B images of 384 x 512 px, and no others: the last convolution takes its whole input.
 """
 
+from collections.abc import Collection
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -38,17 +40,13 @@ BRANCHES = {
 
 
 class TrainOutputs(NamedTuple):
-    """What the losses see: the count, and each branch's map (B, 1, h, w) in people per cell.
+    """What the losses see: the count, and the branches' maps by their sizes, coarsest first.
 
     All before the ReLU of evaluation, so slightly negative answers have gradients.
     """
 
     people: Tensor  # (B,)
-    density_3x4: Tensor
-    density_6x8: Tensor
-    density_12x16: Tensor
-    density_24x32: Tensor
-    density_48x64: Tensor
+    density: dict[str, Tensor]  # (B, 1, h, w) people per cell
 
 
 class HalvingConv2d(nn.Conv2d):
@@ -62,21 +60,22 @@ class HalvingConv2d(nn.Conv2d):
         return super().forward(functional.pad(image, (0, 1, 0, 1)))
 
 
-def leaky(layer: nn.Module) -> nn.Sequential:
-    """Return a layer and its LeakyReLU."""
-    return nn.Sequential(layer, nn.LeakyReLU(SLOPE))
+def leaky(layer: nn.Module, slope: float) -> nn.Sequential:
+    """Return a layer and its LeakyReLU, which is a ReLU where the slope is 0."""
+    return nn.Sequential(layer, nn.LeakyReLU(slope) if slope else nn.ReLU())
 
 
 class Branch(nn.Module):
     """Doubles the summary up to a map, seeing the backbone's features of each size on the way."""
 
-    def __init__(self, num_doublings: int, *, feature: int, summary: int) -> None:
+    def __init__(self, num_doublings: int, *, feature: int, summary: int, slope: float) -> None:
         super().__init__()
-        self.spread = leaky(nn.ConvTranspose2d(summary, feature, SUMMARY_KERNEL))
-        self.doublings = nn.ModuleList(
-            leaky(nn.ConvTranspose2d(2 * feature, feature, kernel_size=4, stride=2, padding=1))
+        self.spread = leaky(nn.ConvTranspose2d(summary, feature, SUMMARY_KERNEL), slope)
+        doublings = [
+            nn.ConvTranspose2d(2 * feature, feature, kernel_size=4, stride=2, padding=1)
             for _ in range(num_doublings)
-        )
+        ]
+        self.doublings = nn.ModuleList(leaky(each, slope) for each in doublings)
         self.density_head = nn.Conv2d(2 * feature, 1, kernel_size=1)
 
     def forward(self, summary: Tensor, features: list[Tensor]) -> Tensor:
@@ -100,23 +99,26 @@ class DeepCount(Network):
     fixed_size = (384, 512)
     whole_image = "DeepCount's regressor sees its 384x512 px whole"
 
-    def __init__(self, width: Fraction = Fraction(1)) -> None:
+    def __init__(self, width: Fraction = Fraction(1), slope: float = SLOPE) -> None:
         super().__init__()
+        self.slope = slope
         self.kept: str | None = None  # the branch that ships
         front = [c and scaled(c, width) for c in FRONT_END]
         feature, wide, summary = (scaled(c, width) for c in (256, 512, 1024))
         self.front_end = conv_stack(3, front)
-        self.first = leaky(nn.Conv2d(front[-1], feature, 3, padding=1))
+        self.first = leaky(nn.Conv2d(front[-1], feature, 3, padding=1), slope)
         self.halvings = nn.ModuleList(
             nn.Sequential(
-                leaky(HalvingConv2d(feature, wide)), leaky(nn.Conv2d(wide, feature, 3, padding=1))
+                leaky(HalvingConv2d(feature, wide), slope),
+                leaky(nn.Conv2d(wide, feature, 3, padding=1), slope),
             )
             for _ in range(4)
         )
-        self.summary = leaky(nn.Conv2d(feature, summary, SUMMARY_KERNEL))
+        self.summary = leaky(nn.Conv2d(feature, summary, SUMMARY_KERNEL), slope)
         self.count_head = nn.Conv2d(summary, 1, kernel_size=1)
         for num_doublings, name in enumerate(BRANCHES.values()):
-            setattr(self, name, Branch(num_doublings, feature=feature, summary=summary))
+            branch = Branch(num_doublings, feature=feature, summary=summary, slope=slope)
+            setattr(self, name, branch)
         initialise(self)
         for module in self.modules():
             if isinstance(module, Branch):
@@ -141,12 +143,24 @@ class DeepCount(Network):
             return count
         return torch.relu(getattr(self, self.kept)(summary, features)), count
 
-    def forward_train(self, image: Tensor) -> TrainOutputs:
-        """(B, 3, 384, 512) ImageNet-normalised RGB -> the count and every branch's map."""
+    def forward_train(
+        self, image: Tensor, branches: Collection[str] = tuple(BRANCHES)
+    ) -> TrainOutputs:
+        """(B, 3, 384, 512) ImageNet-normalised RGB -> the count and the maps of these branches.
+
+        Branches are named by the sizes of their maps; one that is left out is not computed.
+        """
         summary, features = self.look(image)
-        maps = (getattr(self, name)(summary, features) for name in BRANCHES.values())
-        answers = (self.count_head(summary).sum(dim=(1, 2, 3)), *maps)
-        return TrainOutputs(*(functional.leaky_relu(answer, SLOPE) for answer in answers))
+        people = self.count_head(summary).sum(dim=(1, 2, 3))
+        maps = {
+            cells: getattr(self, name)(summary, features)
+            for cells, name in BRANCHES.items()
+            if cells in branches
+        }
+        return TrainOutputs(
+            functional.leaky_relu(people, self.slope),
+            {cells: functional.leaky_relu(each, self.slope) for cells, each in maps.items()},
+        )
 
     def look(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Return the summary (B, C, 1, 1) and the features from 3x4 to 48x64, coarsest first."""

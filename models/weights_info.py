@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from crowdrt.contracts import METADATA_KEY, parse_width
 from crowdrt.errors import RecipeError, WeightsError
 from crowdrt.lazy import require
-from crowdrt.models import NETWORKS, TRAINING_FORMS
+from crowdrt.models import BUILDABLE, NETWORKS
 
 FORMAT = 1
 NOT_OURS = (
@@ -94,7 +94,7 @@ def read_info(file: SafetensorsFile, *, source: Path) -> WeightsInfo:
             f"{source} has weights format {version!r}; this crowdrt reads format {FORMAT}",
             fix="pip install --upgrade crowdrt",
         )
-    if info is None or network not in (*NETWORKS, *TRAINING_FORMS):
+    if info is None or network not in BUILDABLE:
         raise WeightsError(
             f"{source} names network {network!r} at width {width!r}, which this crowdrt cannot "
             "build",

@@ -11,7 +11,7 @@ from crowdrt.contracts import GraphInfo, Recipe
 from crowdrt.engines.base import Engine
 from crowdrt.errors import RecipeError
 from crowdrt.manifest import sha256_file
-from crowdrt.models import NETWORKS, TRAINING_FORMS
+from crowdrt.models import BUILDABLE, NETWORKS
 from crowdrt.recipes import RECIPES
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def origin_of_network(
     A file knows its width, so `--width` may be left out beside it. Without weights the network
     has to be asked for as random: an engine that guesses must not come by accident.
     """
-    if network not in (*NETWORKS, *TRAINING_FORMS):
+    if network not in BUILDABLE:
         raise RecipeError(
             f"{network!r} is neither a recipe nor a network",
             fix=f"choose a network from {', '.join(NETWORKS)}, or see: crowdrt recipes",

@@ -60,11 +60,11 @@ def test_the_backbone_costs_what_its_layers_take():
 def test_the_maps_have_the_sizes_that_their_names_say():
     model = narrow(width=Fraction(1, 3))
     with torch.no_grad():
-        people, *maps = model.forward_train(scenes(2))
+        people, maps = model.forward_train(scenes(2))
     assert people.shape == (2,)
-    sizes = [f"{density.shape[2]}x{density.shape[3]}" for density in maps]
-    assert sizes == list(BRANCHES)
-    assert {density.shape[:2] for density in maps} == {(2, 1)}
+    sizes = [f"{density.shape[2]}x{density.shape[3]}" for density in maps.values()]
+    assert sizes == list(maps) == list(BRANCHES)
+    assert {density.shape[:2] for density in maps.values()} == {(2, 1)}
 
 
 @pytest.mark.parametrize("cells", BRANCHES)
@@ -84,7 +84,7 @@ def test_keeping_a_branch_drops_the_others_and_leaves_the_count_alone(cells):
     assert model.output_names == ("density", "count")
     assert model.density_stride == STRIDES[cells] == TILE[0] // density.shape[2]
     assert torch.equal(count, alone)
-    assert torch.equal(density, getattr(trained, f"density_{cells}").relu())
+    assert torch.equal(density, trained.density[cells].relu())
     assert density.std() > 0.05 * density.mean() > 0
 
 
@@ -127,7 +127,7 @@ def test_answers_are_not_negative_and_training_sees_below_zero():
         density, count = model(image)
     assert trained.people.item() == pytest.approx(0.2 * raw)
     assert raw < 0
-    assert trained.density_48x64.min() < 0
+    assert trained.density["48x64"].min() < 0
     assert count.item() == 0
     assert density.min() == 0
 
@@ -139,7 +139,8 @@ def test_every_later_layer_leaks_a_fifth():
 
 def test_every_parameter_learns_from_the_training_outputs():
     model = narrow().train()
-    sum(answer.sum() for answer in model.forward_train(scenes())).backward()
+    people, maps = model.forward_train(scenes())
+    sum(answer.sum() for answer in (people, *maps.values())).backward()
     still = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
     assert still == []
 
@@ -172,5 +173,28 @@ def test_branches_share_nothing():
         before = model.forward_train(image)
         model.branch_2.spread[0].weight.mul_(2)
         after = model.forward_train(image)
-    changed = [not torch.equal(a, b) for a, b in zip(before, after, strict=True)]
-    assert [*changed] == [False, False, False, False, True, False]
+    changed = [c for c in BRANCHES if not torch.equal(before.density[c], after.density[c])]
+    assert changed == ["24x32"]
+    assert torch.equal(before.people, after.people)
+
+
+def test_a_branch_that_is_left_out_is_not_computed():
+    model, image = narrow(), scenes()
+    for name in ("branch_1", "branch_4"):
+        delattr(model, name)
+    with torch.no_grad():
+        found = model.forward_train(image, ["24x32", "3x4", "12x16"])
+    assert list(found.density) == ["3x4", "12x16", "24x32"]
+
+
+def test_the_ablation_has_the_same_weights_and_a_relu_in_every_place():
+    torch.manual_seed(0)
+    leaky, relu = DeepCount(NARROW).eval(), build_model("deepcount-relu", NARROW).eval()
+    relu.load_state_dict(leaky.state_dict())
+    activations = [m for m in leaky.modules() if isinstance(m, nn.ReLU | nn.LeakyReLU)]
+    assert sum(isinstance(m, nn.ReLU) for m in relu.modules()) == len(activations) == 10 + 25
+    assert not any(isinstance(m, nn.LeakyReLU) for m in relu.modules())
+    with torch.no_grad():
+        assert not torch.equal(leaky(scenes()), relu(scenes()))
+        relu.count_head.weight.neg_()
+        assert relu.forward_train(scenes()).people.item() == 0
