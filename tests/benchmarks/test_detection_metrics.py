@@ -11,16 +11,19 @@ from hypothesis import strategies as st
 
 from crowdrt.benchmarks.accuracy.detection import (
     COCO_IOUS,
-    average_precision,
-    box_iou,
     detection_quality,
     jaccard_index,
     log_average_miss_rate,
+)
+from crowdrt.contracts import BoxSample, Detections
+from crowdrt.data.boxes.matching import (
+    average_precision,
+    box_iou,
+    duplicates_per_person,
     match,
     recall,
     share_inside,
 )
-from crowdrt.contracts import BoxSample, Detections
 
 
 def found(boxes, scores) -> Detections:
@@ -91,6 +94,25 @@ def test_a_first_detection_that_is_wrong_misses_everybody():
 def test_recall_by_hand():
     assert recall(HAND) == 3 / 4
     assert recall(HAND, 0.7) == 2 / 4
+
+
+def test_duplicates_by_hand():
+    # the first is found three times, the second once; a miss and a region are no duplicates
+    region = [200, 0, 220, 20]
+    boxes = [person(0), person(0, shift=1), person(0, shift=2), person(1), NOWHERE, region]
+    pair = (
+        found(boxes, [0.9, 0.8, 0.7, 0.6, 0.5, 0.5]),
+        annotated([person(0), person(1)], [region]),
+    )
+    assert duplicates_per_person([pair], 0.3) == 2 / 2
+    assert duplicates_per_person([pair], 0.75) == 1 / 1
+    assert np.isnan(duplicates_per_person([pair], 0.95))
+
+
+def test_two_who_overlap_are_no_duplicates_of_each_other():
+    one, other = [0, 0, 10, 10], [2, 0, 12, 10]  # IoU 2/3
+    pair = (found([one, other], [0.9, 0.8]), annotated([one, other]))
+    assert duplicates_per_person([pair], 0.3) == 0
 
 
 def test_jaccard_index_by_hand():
