@@ -6,6 +6,8 @@ PYTHON ?= python3
 RECIPE ?= csrnet-quarter
 DATA ?= $(CROWDRT_DATA)
 BIN := .venv/bin
+# One worker per core, at most 4, for each holds PyTorch; a worker that is done takes from another's list
+WORKERS ?= -n logical --maxprocesses 4 --dist worksteal
 
 .PHONY: run test check gpu clean
 
@@ -13,7 +15,7 @@ run: .venv/.installed-run
 	$(BIN)/crowdrt run $(RECIPE) $(if $(DATA),--data "$(DATA)")
 
 test: .venv/.installed-dev
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q $(WORKERS)
 
 # On a GPU host: FOLDER from `python -m crowdrt.pipeline.gpu prepare`, TRT a Python with TensorRT
 gpu:

@@ -8,6 +8,12 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
+# `make test` runs one pytest-xdist worker per core. PyTorch and OpenMP would start a thread per
+# core in every one of them, and the workers would wait for each other. Read when torch is first
+# imported, so it stands here; processes that tests start inherit it.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 @pytest.fixture(scope="session")
 def data_root() -> Path:

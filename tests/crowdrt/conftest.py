@@ -124,6 +124,18 @@ def make(files: TinyFiles) -> None:
         build_stage(onnx, files.store)
 
 
+@pytest.fixture(scope="session")
+def student_onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shipped student, exported once for all tests of it."""
+    from crowdrt.pipeline.networks import origin_of_recipe
+    from crowdrt.pipeline.stages import export_stage
+    from crowdrt.recipes import recipe_named
+
+    path = tmp_path_factory.mktemp("student") / "student.onnx"
+    export_stage(origin_of_recipe(recipe_named("csrnet-quarter")), path)
+    return path
+
+
 @pytest.fixture
 def tiny_recipe(tiny: TinyFiles, monkeypatch: pytest.MonkeyPatch) -> Recipe:
     """A recipe of the tiny network, known to every verb as `tiny`."""

@@ -64,7 +64,11 @@ def without_race_and_report(monkeypatch):
 
     monkeypatch.setattr("crowdrt.pipeline.run.race", race)
     monkeypatch.setattr("crowdrt.pipeline.run.NUM_OVERLAYS", 1)
-    monkeypatch.setattr("crowdrt.pipeline.run.write_run_report", lambda out: out / "report.html")
+    monkeypatch.setattr("crowdrt.pipeline.run.write_run_report", no_report)
+
+
+def no_report(out):
+    return out / "report.html"
 
 
 def reused(summary) -> list[str]:
@@ -225,6 +229,7 @@ def test_a_precision_that_loses_too_much_is_stopped_and_the_others_go_on(
     assert run["gates"]["int8"]["reason"] == verdict["reason"]
     assert len(run["overlays"]) == 1
 
+    monkeypatch.setattr("crowdrt.pipeline.run.write_run_report", no_report)  # it has been read
     again = crowdrt(*command)
     assert again.code == 1
     assert f"INT8 gate: FAILED: {verdict['reason']}" in again.out

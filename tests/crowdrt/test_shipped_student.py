@@ -17,20 +17,11 @@ from crowdrt.data.synthetic.photographs import generate
 from crowdrt.engines.ort import OrtEngine
 from crowdrt.manifest import sha256_file
 from crowdrt.models.weights import load_network
-from crowdrt.pipeline.networks import origin_of_recipe
-from crowdrt.pipeline.stages import calibrate_stage, export_stage
-from crowdrt.recipes import recipe_named
+from crowdrt.pipeline.stages import calibrate_stage
 from crowdrt.training.counting.evaluate import constant_mean_errors
 
 ROOT = Path(__file__).resolve().parents[2]
 STUDENT = weights.FOLDER / "csrnet-quarter.safetensors"
-
-
-@pytest.fixture(scope="module")
-def student_onnx(tmp_path_factory):
-    path = tmp_path_factory.mktemp("student") / "student.onnx"
-    export_stage(origin_of_recipe(recipe_named("csrnet-quarter")), path)
-    return path
 
 
 @pytest.fixture(scope="module")
