@@ -13,6 +13,7 @@ NETWORKS = {
     "dssinet": "DSSINet",
     "deepcount": "DeepCount",
     "deepcount-relu": "DeepCount (ReLU)",
+    "onenet": "OneNet",
     "dsla": "DSLA",
 }
 ENGINES = {

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 DENSITY_NETWORKS = ("csrnet", "bl", "sanet", "mcnn", "can", "dssinet")  # a map, at any size
 NETWORKS = (*DENSITY_NETWORKS, "deepcount", "dsla")
 TRAINING_FORMS = ("skt",)  # a network with what only its training needs beside it
-ABLATIONS = ("deepcount-relu",)  # a network as a paper's ablation alters it
+ABLATIONS = ("deepcount-relu", "onenet")  # a network as a paper's ablation alters it
 BUILDABLE = (*NETWORKS, *TRAINING_FORMS, *ABLATIONS)  # what a weights file may name
 
 
@@ -70,6 +70,10 @@ def build_model(network: str, width: Fraction = Fraction(1)) -> "Network":
             from crowdrt.models.dsla import DSLA
 
             return DSLA(width)
+        case "onenet":
+            from crowdrt.models.dsla import DSLA
+
+            return DSLA(width, shuffle=False)
         case _:
             raise RecipeError(
                 f"network {network!r} is unknown", fix=f"choose from {', '.join(NETWORKS)}"

@@ -15,6 +15,8 @@ What the text leaves open:
   et al., CVPR 2023, arXiv:2303.12776). The outermost levels exchange with themselves.
 * Distances to a box's sides are ReLU(scale * prediction) * stride, as in OneNet.
 
+`shuffle=False` builds `onenet`, the baseline of the ablation: the same without Feature Shuffle.
+
 Departures: `width` scales every layer; one class, people, unless asked for more (Table 5 counts
 the 80 of COCO); weights begin Kaiming-normal instead of from ImageNet's ResNet-50.
 
@@ -165,10 +167,13 @@ class DSLA(Network):
     output_names = OUTPUTS["boxes"]
     whole_image = "group normalisation takes its statistics from the whole image"
 
-    def __init__(self, width: Fraction = Fraction(1), *, num_classes: int = 1) -> None:
+    def __init__(
+        self, width: Fraction = Fraction(1), *, num_classes: int = 1, shuffle: bool = True
+    ) -> None:
         super().__init__()
         channels = scaled(PYRAMID, width)
         self.num_classes = num_classes
+        self.shuffle = shuffle
         self.backbone = ResNet50(width)
         self.pyramid = FeaturePyramid(width)
         self.class_tower = tower(channels)
@@ -219,7 +224,9 @@ class DSLA(Network):
 
     def features(self, image: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Return what the class heads and what the box heads read, levels 3 to 7."""
-        levels = feature_shuffle(self.pyramid(self.backbone(image)))
+        levels = self.pyramid(self.backbone(image))
+        if self.shuffle:
+            levels = feature_shuffle(levels)
         return [self.class_tower(level) for level in levels], [
             self.box_tower(level) for level in levels
         ]

@@ -119,6 +119,20 @@ def test_feature_shuffle_against_a_slow_one():
     torch.testing.assert_close(shuffled[-1][:, 4:6], levels[-1][:, 6:])  # nothing is coarser
 
 
+def test_onenet_is_the_same_network_without_the_shuffle(tmp_path):
+    torch.manual_seed(0)
+    plain, shuffled = build_model("onenet", EIGHTH).eval(), DSLA(EIGHTH).eval()
+    shuffled.load_state_dict(plain.state_dict())
+    levels = plain.pyramid(plain.backbone(images()))
+    torch.testing.assert_close(plain.features(images())[0][1], plain.class_tower(levels[1]))
+    answers = [each.forward_train(images()).logits[1] for each in (plain, shuffled)]
+    assert (answers[0] - answers[1]).abs().max() > 0.01
+    save_weights(plain, tmp_path / "a.safetensors", network="onenet", width=EIGHTH)
+    loaded, name, _ = load_network(tmp_path / "a.safetensors")  # the file knows which of the two
+    assert name == "onenet"
+    torch.testing.assert_close(loaded.forward_train(images()).logits[1], answers[0])
+
+
 def test_cell_centres_row_by_row():
     centres = cell_centres(torch.zeros(1, 1, 2, 3), 8)
     assert centres.tolist() == [[4, 4], [12, 4], [20, 4], [4, 12], [12, 12], [20, 12]]
