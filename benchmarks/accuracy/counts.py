@@ -4,11 +4,12 @@ An engine of fixed size sees a smaller photograph padded at the bottom and the r
 output would then hold what it imagines in the padding, so the density is summed over the cells
 that a map of the photograph alone has (SANet's reaches 3.5 px over every border). An engine of free
 size gives its own `count`. A network that takes one size and no other sees a photograph tile by
-tile, and the counts are added.
+tile, and the counts are added. In a photograph with a region of interest the density is summed over
+the region alone.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,11 +24,13 @@ from crowdrt.contracts import (
     Feeds,
     GraphInfo,
     Preprocessing,
+    Region,
     Sample,
     Size,
     UInt8Image,
 )
-from crowdrt.data.images import read_image
+from crowdrt.data.heads.regions import cell_shares
+from crowdrt.data.images import image_size, read_image
 from crowdrt.data.preprocess import pad_to_stride
 from crowdrt.data.tiles import TileMode, merge_maps, tiles_of, tiling_of
 from crowdrt.errors import BenchmarkError, DataError, EngineError
@@ -82,7 +85,7 @@ def count_samples(engine: "Engine", samples: Sequence[Sample]) -> list[CountRow]
     return [
         CountRow(
             image=str(sample.image),
-            count=predict(engine, sample.image).count,
+            count=predict_sample(engine, sample).count,
             annotated=sample.annotated,
         )
         for sample in console.track(samples, "counting", total=len(samples))
@@ -100,6 +103,43 @@ def accuracy(rows: Sequence[CountRow]) -> Accuracy | None:
         rmse=float(np.sqrt((errors**2).mean())),
         bias=float(errors.mean()),
     )
+
+
+def predict_sample(engine: "Engine", sample: Sample, tiles: TileMode | None = None) -> Prediction:
+    """Run the engine on one photograph; where it has a region of interest, count in that alone.
+
+    Args:
+        engine: of a counting network.
+        sample: the photograph, annotated or not.
+        tiles: how a network of one size is shown any other; None: stretched tiles.
+
+    Raises:
+        DataError: as `predict`, and for a region of another size than the photograph.
+        EngineError: as `predict`, and for a region where the engine does not say where people are.
+    """
+    found = predict(engine, sample.image, tiles)
+    return found if sample.roi is None else within(found, sample.roi, source=sample.image)
+
+
+def within(found: Prediction, roi: Region, *, source: Path) -> Prediction:
+    """Return what of a prediction lies in a region: its map is 0 elsewhere, its count the sum."""
+    if found.density is None:
+        raise EngineError(
+            f"{source}: people are to be counted in a region of it, and this engine counts without "
+            "a density map",
+            fix="export a map beside the count: "
+            "crowdrt export deepcount --output density:48x64 -o model.onnx",
+        )
+    if (size := image_size(source)) != roi.shape:
+        raise DataError(
+            f"{source} has {size[0]}x{size[1]} px (height x width), its region of interest "
+            f"{roi.shape[0]}x{roi.shape[1]}",
+            fix="copy both again from the published data set; neither may be resized",
+        )
+    cells = found.density.shape
+    shares = cell_shares(roi, (cells[0], cells[1]), span=found.span, margin_px=found.margin_px)
+    density = found.density * shares
+    return replace(found, count=float(density.sum(dtype=np.float64)), density=density)
 
 
 def predict(engine: "Engine", path: Path, tiles: TileMode | None = None) -> Prediction:

@@ -97,7 +97,8 @@ class Search:
         self.judge = Judge(
             self.model, self.info, [each.image for each in judging], num_threads=num_threads
         )
-        counted = [each.annotated for each in judging]
+        # The judge adds up whole maps: people in a region are no measure of that.
+        counted = [each.annotated if each.roi is None else None for each in judging]
         self.annotated = None if None in counted else [int(each or 0) for each in counted]
         records = records or onnx_path.with_suffix(".sensitivity.jsonl")
         self.journal = Journal(records, fingerprint(self.made_from()))

@@ -11,7 +11,13 @@ from rich.table import Table
 from rich.text import Text
 
 from crowdrt.benchmarks.accuracy.comparison import ComparedRow, Comparison
-from crowdrt.benchmarks.accuracy.counts import Accuracy, CountRow, Prediction, accuracy, predict
+from crowdrt.benchmarks.accuracy.counts import (
+    Accuracy,
+    CountRow,
+    Prediction,
+    accuracy,
+    predict_sample,
+)
 from crowdrt.benchmarks.accuracy.gates import Verdict, judge
 from crowdrt.benchmarks.overlays.density import draw_overlay, save_overlay
 from crowdrt.console import show_table, tell, track
@@ -88,12 +94,12 @@ def count_photographs(
     if overlay is not None:
         check_map(engine, engine_path)
     predictions = [
-        predict(engine, sample.image, mode)
+        predict_sample(engine, sample, mode)
         for sample in track(samples, "counting", total=len(samples))
     ]
     rows: Sequence[CountRow] = list(map(count_row, samples, predictions))
     if reference is not None:
-        rows = compare(samples, predictions, partial(predict, reference, tiles=mode))
+        rows = compare(samples, predictions, partial(predict_sample, reference, tiles=mode))
     if overlay is not None:
         draw_overlays(engine, samples, predictions, overlay, suffix=".overlay.jpg")
     files = [each.info for each in (engine, reference) if each is not None]
@@ -143,7 +149,7 @@ def draw_overlays(
         picture = draw_overlay(
             read_image(samples[k].image, "rgb"),
             predictions[k],
-            heads=samples[k].heads,
+            heads=samples[k].counted_heads,
             annotated=samples[k].annotated,
             label=engine.info.precision.upper() if engine.info else "",
         )

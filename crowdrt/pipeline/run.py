@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from crowdrt.benchmarks.accuracy.counts import CountRow, Prediction, accuracy, predict
+from crowdrt.benchmarks.accuracy.counts import CountRow, Prediction, accuracy, predict_sample
 from crowdrt.benchmarks.accuracy.gates import Verdict
 from crowdrt.benchmarks.tables.table import TableRow
 from crowdrt.benchmarks.timing.race import Contender, RaceConfig, race
@@ -253,7 +253,7 @@ def count_stage(
     summary: RunSummary,
     *,
     fp32: Counter,
-    reference: Callable[[Path], Prediction],
+    reference: Callable[[Sample], Prediction],
 ) -> list[CountRow]:
     """Count the test photographs, unless this engine has counted exactly these before."""
     start = time.perf_counter()
@@ -337,7 +337,7 @@ def overlay_stage(
         summary.did("overlays", "none: the network counts without a density map", since=start)
         return []
     samples = evenly(sorted(photos.test, key=people), NUM_OVERLAYS)
-    predictions = [predict(engine, sample.image) for sample in samples]
+    predictions = [predict_sample(engine, sample) for sample in samples]
     paths = draw_overlays(engine, samples, predictions, out / "overlays", suffix=".jpg")
     summary.did("overlays", f"{len(paths)} pictures in {out / 'overlays'}", since=start)
     return [

@@ -17,7 +17,7 @@ MIN_VERTICES = 3
 
 
 def polygon_region(vertices: npt.NDArray[np.floating[Any]], size: Size, *, source: Path) -> Region:
-    """Return the pixels whose centre lies in a polygon, by the even-odd rule.
+    """Return the pixels whose centre lies in a polygon or on its edge, by the even-odd rule.
 
     Args:
         vertices: (N, 2) corners as x, y in pixels from 0, in order; the last one joins the first.
@@ -35,12 +35,15 @@ def polygon_region(vertices: npt.NDArray[np.floating[Any]], size: Size, *, sourc
         )
     region = np.zeros(size, np.bool_)
     rows, columns = np.arange(size[0])[:, None], np.arange(size[1])
+    edge = np.zeros(size, np.bool_)
     for (x1, y1), (x2, y2) in zip(corners, np.roll(corners, -1, axis=0), strict=True):
-        if y1 == y2:
-            continue
-        crossing = x1 + (rows - y1) * (x2 - x1) / (y2 - y1)  # where the edge meets each row
-        region ^= ((rows < y1) != (rows < y2)) & (columns < crossing)
-    return check_region(region, source=source)
+        on_line = (columns - x1) * (y2 - y1) == (rows - y1) * (x2 - x1)
+        between = (columns >= min(x1, x2)) & (columns <= max(x1, x2))
+        edge |= on_line & between & (rows >= min(y1, y2)) & (rows <= max(y1, y2))
+        if y1 != y2:
+            crossing = x1 + (rows - y1) * (x2 - x1) / (y2 - y1)  # where the edge meets each row
+            region ^= ((rows < y1) != (rows < y2)) & (columns < crossing)
+    return check_region(region | edge, source=source)
 
 
 def check_region(region: Region, *, source: Path) -> Region:

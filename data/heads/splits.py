@@ -45,10 +45,12 @@ def known_sets(data: Path) -> list[KnownSet]:
 def _below(folder: Path, depth: int) -> Iterator[KnownSet]:
     here = list(sets_of(folder))
     yield from here
-    if depth == 0 or here:
+    roots = {each.root for each in here}
+    if depth == 0 or folder in roots:
         return
     for child in sorted(p for p in folder.iterdir() if p.is_dir() and p.name[0] != "."):
-        yield from _below(child, depth - 1)
+        if child not in roots:
+            yield from _below(child, depth - 1)
 
 
 def sets_of(root: Path) -> Iterator[KnownSet]:

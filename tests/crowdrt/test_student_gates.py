@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 
-from crowdrt.benchmarks.accuracy.counts import predict
+from crowdrt.benchmarks.accuracy.counts import predict, predict_sample
 from crowdrt.benchmarks.accuracy.gates import judge
 from crowdrt.calibration.fp16.cast import CastConfig, cast
 from crowdrt.calibration.fp16.rounded import RoundedEngine
@@ -38,7 +38,7 @@ def crowds(tmp_path_factory):
 
 def against(reference, engine, samples):
     found = [predict(engine, sample.image) for sample in samples]
-    return comparison_of(compare(samples, found, partial(predict, OrtEngine(reference))))
+    return comparison_of(compare(samples, found, partial(predict_sample, OrtEngine(reference))))
 
 
 def verdict(precision, found):

@@ -1,5 +1,6 @@
 """Small photographs and annotations in the layouts that the readers know."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -7,6 +8,8 @@ import numpy as np
 import pytest
 import scipy.io
 from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).parent))  # for made_sets
 
 
 @pytest.fixture

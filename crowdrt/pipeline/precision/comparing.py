@@ -26,13 +26,13 @@ COLUMNS = ("", "photographs", "people", "MAE", "reference", "RMSE", "reference",
 def compare(
     samples: Sequence[Sample],
     predictions: Sequence[Prediction],
-    reference: Callable[[Path], Prediction],
+    reference: Callable[[Sample], Prediction],
 ) -> list[ComparedRow]:
     """Return what an engine counted beside what the reference counts, and how alike maps are."""
     rows, references, maps = [], [], []
     pairs = zip(samples, predictions, strict=True)
     for sample, found in track(pairs, "the reference", total=len(samples)):
-        expected = reference(sample.image)
+        expected = reference(sample)
         rows.append(count_row(sample, found))
         references.append(count_row(sample, expected))
         maps.append(map_quality(found.density, expected.density))

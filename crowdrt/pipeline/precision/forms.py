@@ -5,12 +5,13 @@ report, and the other ones go on. float16 is counted with every tensor rounded, 
 either: an x86 CPU computes it in FP32.
 """
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 
-from crowdrt.benchmarks.accuracy.counts import CountRow, Prediction, predict
+from crowdrt.benchmarks.accuracy.counts import CountRow, Prediction, predict_sample
 from crowdrt.benchmarks.accuracy.gates import Verdict, judge
 from crowdrt.benchmarks.timing.race import Contender
 from crowdrt.calibration.fp16.cast import CastConfig, cast
@@ -69,10 +70,10 @@ def counter(network: Artifact, engine: Path | None, num_threads: int) -> Counter
     )
 
 
-def remembering(opened: Callable[[], Engine]) -> Callable[[Path], Prediction]:
+def remembering(opened: Callable[[], Engine]) -> Callable[[Sample], Prediction]:
     """Return a function that counts every photograph once, opening the engine when it must."""
     engine = cache(opened)
-    return cache(lambda image: predict(engine(), image))
+    return cache(lambda sample: predict_sample(engine(), sample))
 
 
 def count_precision(
@@ -81,7 +82,7 @@ def count_precision(
     path: Path,
     *,
     fp32: Counter,
-    reference: Callable[[Path], Prediction],
+    reference: Callable[[Sample], Prediction],
 ) -> Artifact:
     """Write the counts of the photographs, unless exactly these were counted before.
 
@@ -92,7 +93,7 @@ def count_precision(
         fp32: what the others are held against.
         reference: FP32's answers.
     """
-    images = [f"{s.image}:{sha256_file(s.image)}:{s.annotated}" for s in samples]
+    images = [f"{s.image}:{sha256_file(s.image)}:{s.annotated}{region_of(s)}" for s in samples]
     made_from = {"network": how.network.sha256, "engine": how.engine, "images": images}
     if how is not fp32:
         made_from["against"] = [fp32.network.sha256, fp32.engine]
@@ -103,18 +104,23 @@ def count_precision(
     return done
 
 
+def region_of(sample: Sample) -> str:
+    """Return what tells the region in which people are counted from others; nothing without one."""
+    return "" if sample.roi is None else f":{hashlib.sha256(sample.roi.tobytes()).hexdigest()}"
+
+
 def counted(
     how: Counter,
     samples: Sequence[Sample],
     fp32: Counter,
-    reference: Callable[[Path], Prediction],
+    reference: Callable[[Sample], Prediction],
 ) -> Sequence[CountRow]:
     """Count the photographs; anything but FP32 is compared with it."""
     bar = track(samples, "counting", total=len(samples))
     if how is fp32:
-        return [count_row(sample, reference(sample.image)) for sample in bar]
+        return [count_row(sample, reference(sample)) for sample in bar]
     engine = how.open()
-    return compare(samples, [predict(engine, sample.image) for sample in bar], reference)
+    return compare(samples, [predict_sample(engine, sample) for sample in bar], reference)
 
 
 def judged(gate: Gate | None, rows: Sequence[CountRow]) -> Verdict | None:

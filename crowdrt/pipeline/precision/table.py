@@ -246,7 +246,7 @@ def count_forms(
             folder = engine_folder(each.artifact.path, store) if each.timed else None
             how[each.name] = counter(each.artifact, folder, threads)
     fp32 = how[FP32]
-    reference: Callable[[Path], Prediction] = remembering(fp32.open)
+    reference: Callable[[Sample], Prediction] = remembering(fp32.open)
     counted = {}
     for name, one in how.items():
         path = out / f"{fp32.network.path.stem}.counts.{name.replace(' ', '-')}.json"

@@ -1,0 +1,227 @@
+"""DeepCount's training set: the tiles of a photograph, and crops of a tile's size.
+
+A photograph is stretched to whole tiles, as where it is counted (`crowdrt.data.tiles`), and its
+heads with it. One pass over the photographs, as the published code makes it, has of each one all
+its tiles, and 30 crops at random unless one tile shows all of it; each of them mirrored as well.
+The paper says no more than "random cropping and mirroring". Departures: a batch's members are
+drawn from the pass with replacement, so that each depends on seed, step and number alone; and a
+head belongs whole to the tile that it is in, where the code cuts tiles out of the spread map.
+"""
+
+import contextlib
+import os
+from bisect import bisect_right
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from crowdrt.contracts import Preprocessing, Sample, Size
+from crowdrt.data.heads.density import density_map
+from crowdrt.data.images import DAMAGED, FORMATS, check_file, read_image, unreadable
+from crowdrt.data.tiles import Tiling, tiling_of
+from crowdrt.errors import TrainingError
+from crowdrt.learning import GradientFusion, TrainingConfig
+from crowdrt.training.counting.crops import (
+    INSIDE_PX,
+    SampleGroup,
+    annotated_heads,
+    to_array,
+    vary_colours,
+)
+
+FloatArray = npt.NDArray[np.float32]
+HELD_BYTES = 4 * 2**30  # decoded photographs; those beyond are decoded whenever they are drawn
+EXIF_ORIENTATION, TURNED = 0x0112, (5, 6, 7, 8)
+
+
+@dataclass(frozen=True)
+class TileBatch:
+    """One optimisation step's input, or a process's part of it."""
+
+    images: npt.NDArray[np.uint8]  # (B, 3, 384, 512)
+    density: FloatArray  # (B, 1, 48, 64) people per cell, each whole
+
+
+@dataclass(frozen=True)
+class Photograph:
+    """A decoded photograph."""
+
+    image: Image.Image
+    heads: FloatArray  # (N, 2) x, y in its pixels, all inside
+
+
+class PassOver:
+    """What one pass over the photographs of a group has, numbered through, mirrors left aside."""
+
+    def __init__(self, group: SampleGroup, tile: Size, num_crops: int) -> None:
+        self.samples = group.samples
+        self.tilings = [tiling_of(size_of(sample.image), tile) for sample in self.samples]
+        entries = [len(each) + num_crops * (len(each) > 1) for each in self.tilings]
+        self.ends = list(accumulate(entries))
+
+    def entry(self, number: int) -> tuple[int, int]:
+        """Return which photograph an entry is of, and its number there: the tiles come first."""
+        index = bisect_right(self.ends, number)
+        return index, number - (self.ends[index - 1] if index else 0)
+
+
+class TileSource:
+    """Cuts batches of tiles and crops from photographs.
+
+    Args:
+        groups: what to cut from; empty groups are passed over.
+        tile: height and width of a tile in pixels.
+        stride: pixels per cell of the finest map.
+        preprocessing: of the network that learns.
+        config: batch size, sigma, mirrors, seed.
+        fusion: crops per photograph, grey ones.
+
+    Raises:
+        TrainingError: there is no photograph, one without annotation, or no sigma.
+    """
+
+    def __init__(
+        self,
+        groups: Sequence[SampleGroup],
+        tile: Size,
+        stride: int,
+        preprocessing: Preprocessing,
+        config: TrainingConfig,
+        fusion: GradientFusion,
+    ) -> None:
+        filled = [group for group in groups if group.samples]
+        check(filled, config)
+        self._passes = [PassOver(group, tile, fusion.num_crops) for group in filled]
+        shares = np.array([group.share for group in filled])
+        self._shares = shares / shares.sum()
+        self._tile, self._stride, self._preprocessing = tile, stride, preprocessing
+        self._config, self._fusion = config, fusion
+        self._held: dict[Path, Photograph] = {}
+        self._room = HELD_BYTES
+        self._pool = ThreadPoolExecutor(len(os.sched_getaffinity(0)))
+
+    def batch(self, step: int, members: range) -> TileBatch:
+        """Return some members of a step's batch; the same ones are always the same."""
+        cuts = self._pool.map(lambda member: self._member(step, member), members)
+        images, density = zip(*cuts, strict=True)
+        return TileBatch(images=np.stack(images), density=np.stack(density)[:, None])
+
+    def _member(self, step: int, member: int) -> tuple[npt.NDArray[np.uint8], FloatArray]:
+        rng = np.random.default_rng([self._config.seed, step, member])
+        drawn = self._passes[int(rng.choice(len(self._passes), p=self._shares))]
+        index, number = drawn.entry(int(rng.integers(drawn.ends[-1])))
+        tiling = drawn.tilings[index]
+        corner = corner_of(tiling, number) if number < len(tiling) else drawn_corner(tiling, rng)
+        image, density = self._cut(self._load(drawn.samples[index]), tiling, corner)
+        if rng.random() < self._config.flip:
+            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+            density = density[:, ::-1]
+        if rng.random() < self._fusion.grey:
+            image = image.convert("L").convert(image.mode)
+        if self._config.colours:
+            image = vary_colours(image, rng)
+        return to_array(image), density
+
+    def _cut(
+        self, photo: Photograph, tiling: Tiling, corner: tuple[int, int]
+    ) -> tuple[Image.Image, FloatArray]:
+        """Return a tile's size of the stretched photograph, and its people per cell."""
+        height, width = tiling.tile
+        pixels = cut_image(photo.image, tiling, corner)
+        heads = cut_heads(photo.heads, tiling, corner)
+        sigma = self._config.sigma_px
+        return pixels, density_map(
+            heads, height=height, width=width, sigma=sigma, stride=self._stride
+        )
+
+    def _load(self, sample: Sample) -> Photograph:
+        if (held := self._held.get(sample.image)) is not None:
+            return held
+        pixels = read_image(sample.image, self._preprocessing.channels)
+        photo = Photograph(Image.fromarray(pixels.transpose(1, 2, 0)), heads_inside(sample, pixels))
+        if pixels.nbytes <= self._room:
+            self._room -= pixels.nbytes
+            self._held[sample.image] = photo
+        return photo
+
+
+def check(groups: Sequence[SampleGroup], config: TrainingConfig) -> None:
+    """Refuse what no batch can be cut from."""
+    if not groups:
+        raise TrainingError(
+            "there is no annotated photograph to learn from",
+            fix="name a data set with --data DIR, or generate one: crowdrt synthesize -o DIR",
+        )
+    for sample in (sample for group in groups for sample in group.samples):
+        annotated_heads(sample)  # now, not after an hour
+    if not config.sigma_px > 0:
+        raise TrainingError(
+            f"sigma_px={config.sigma_px:g}: heads on tiles are spread by one sigma",
+            fix="use sigma_px=5 as DeepCount's paper, or 10 as its code",
+        )
+
+
+def size_of(path: Path) -> Size:
+    """Return height and width of a photograph, upright, without decoding it."""
+    check_file(path)
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            turned = False
+            with contextlib.suppress(*DAMAGED):  # as `read_image` takes it
+                turned = image.getexif().get(EXIF_ORIENTATION) in TURNED
+            return (image.width, image.height) if turned else (image.height, image.width)
+    except DAMAGED as error:
+        raise unreadable(path, error) from error
+
+
+def heads_inside(sample: Sample, pixels: npt.NDArray[np.uint8]) -> FloatArray:
+    """Return the heads on a photograph, (N, 2); those on its last half pixel a little before it."""
+    heads = annotated_heads(sample).reshape(-1, 2)
+    size = np.array([pixels.shape[2], pixels.shape[1]])
+    inside = ((heads >= 0) & (heads < size)).all(axis=1)
+    last: FloatArray = np.minimum(heads[inside], size - 0.5 - INSIDE_PX).astype(np.float32)
+    return last
+
+
+def corner_of(tiling: Tiling, number: int) -> tuple[int, int]:
+    """Return the top and the left of a tile, in pixels of the stretched photograph."""
+    row, column = divmod(number, tiling.columns)
+    return row * tiling.tile[0], column * tiling.tile[1]
+
+
+def drawn_corner(tiling: Tiling, rng: np.random.Generator) -> tuple[int, int]:
+    """Return the top and the left of a crop anywhere on the stretched photograph."""
+    height, width = tiling.tile
+    top = int(rng.integers((tiling.rows - 1) * height + 1))
+    return top, int(rng.integers((tiling.columns - 1) * width + 1))
+
+
+def cut_image(image: Image.Image, tiling: Tiling, corner: tuple[int, int]) -> Image.Image:
+    """Return a tile's size of the stretched photograph, which never exists as a whole."""
+    assert (image.height, image.width) == tiling.image, (image.size, tiling)
+    (top, left), (tall, wide) = corner, tiling.tile
+    height, width = tall * tiling.rows, wide * tiling.columns
+    box = (
+        *(left * image.width / width, top * image.height / height),
+        *((left + wide) * image.width / width, (top + tall) * image.height / height),
+    )
+    return image.resize((wide, tall), Image.Resampling.BILINEAR, box=box)
+
+
+def cut_heads(heads: FloatArray, tiling: Tiling, corner: tuple[int, int]) -> FloatArray:
+    """Return the heads there, (N, 2) x, y in pixels of the cut; 0 is the centre of its first.
+
+    Cuts that meet share no head and lose none.
+    """
+    (top, left), (tall, wide) = corner, tiling.tile
+    scale = np.array([tiling.columns * wide, tiling.rows * tall]) / tiling.image[::-1]
+    edges = (heads.astype(np.float64) + 0.5) * scale - [left, top]  # 0: the cut's left edge
+    edges = edges[((edges >= 0) & (edges < [wide, tall])).all(axis=1)]
+    centres: FloatArray = np.maximum(edges - 0.5, 0).astype(np.float32)
+    return centres
