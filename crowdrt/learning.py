@@ -123,6 +123,7 @@ class TrainingConfig:
     loss: CountLoss = "blocks"
     crops: Crops = "scaled"
     crop_px: int = 256
+    crop_ratio: tuple[float, float] = (0.5, 1.0)  # of each side, between which "ratio" draws
     flip: float = 0.5  # of the crops are mirrored
     colours: bool = True  # are varied
     sigma_px: float = 0.0  # 0: geometry-adaptive
@@ -144,6 +145,12 @@ class TrainingConfig:
         check_choice("precision", self.precision, get_args(FloatPrecision))
         check_choice("loss", self.loss, get_args(CountLoss))
         check_choice("crops", self.crops, get_args(Crops))
+        low, high = self.crop_ratio
+        if not 0 < low <= high <= 1:
+            raise RecipeError(
+                f"crop_ratio={self.crop_ratio} is no part of a photograph's sides",
+                fix="use two numbers in (0, 1], the smaller first; SKT's are (0.5, 1.0)",
+            )
         if not 0 <= self.average < 1:
             raise RecipeError(
                 f"average={self.average} is no decay of an average of weights",

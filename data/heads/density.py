@@ -76,16 +76,33 @@ def shares(
     Returns:
         (N, num_cells); every row sums to 1.
     """
+    # The last half pixel lies beyond the last edge; on the edge even the smallest sigma has mass.
+    centre = np.minimum((position + 0.5) / stride, num_cells)
+    return shares_between(np.arange(num_cells + 1.0), centre, sigma, extent=num_cells)
+
+
+def shares_between(
+    edges: FloatArray, centre: FloatArray, sigma: FloatArray, *, extent: float
+) -> npt.NDArray[np.float64]:
+    """Return the share of each head between each two edges, of a head that lies in [0, extent].
+
+    Args:
+        edges: (C + 1,) of the cells, rising.
+        centre: (N,) of the heads, in the same unit, from 0 to `extent`.
+        sigma: (N,) in the same unit.
+        extent: length of the whole axis, of which the cells may be a part.
+
+    Returns:
+        (N, C); a row sums to 1 where the cells cover the whole axis.
+    """
     if TYPE_CHECKING:
         special = scipy.special
     else:
         special = require("scipy.special", extra="cpu")
-    # The last half pixel lies beyond the last edge; on the edge even the smallest sigma has mass.
-    centre = np.minimum((position + 0.5) / stride, num_cells)
-    edges = np.arange(num_cells + 1)
-    below = special.erf((edges - centre[:, None]) / (np.sqrt(2) * sigma[:, None]))
-    mass = np.diff(below, axis=1)
-    share: npt.NDArray[np.float64] = mass / mass.sum(axis=1, keepdims=True)
+    bounds = np.append(edges, (0, extent))
+    below = special.erf((bounds - centre[:, None]) / (np.sqrt(2) * sigma[:, None]))
+    start, end = below[:, -2:].T
+    share: npt.NDArray[np.float64] = np.diff(below[:, :-2], axis=1) / (end - start)[:, None]
     return share
 
 

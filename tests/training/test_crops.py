@@ -8,7 +8,8 @@ from PIL import Image, ImageDraw
 from scipy import ndimage
 
 from crowdrt.contracts import IMAGENET, Sample
-from crowdrt.errors import DataError, TrainingError
+from crowdrt.data.heads.density import adaptive_sigma, density_map
+from crowdrt.errors import DataError, RecipeError, TrainingError
 from crowdrt.learning import TrainingConfig
 from crowdrt.models.mcnn import MCNN
 from crowdrt.training.counting.crops import CropSource, SampleGroup
@@ -41,6 +42,27 @@ def draw_heads(path, *, size, pitch, channels="RGB"):
         draw.ellipse(box, fill="white")
     image.save(path)
     return Sample(image=path, heads=heads.astype(np.float32))
+
+
+def numbered_pixels(path, *, size, pitch):
+    """A photograph whose pixels say where they are, with heads on a grid off the pixels."""
+    width, height = size
+    y, x = np.mgrid[:height, :width]
+    pixels = np.stack([x % 256, x // 256, y], -1).astype(np.uint8)
+    Image.fromarray(pixels).save(path)
+    grid = np.mgrid[pitch // 2 : width : pitch, pitch // 2 : height : pitch].reshape(2, -1).T
+    return Sample(image=path, heads=(grid + 0.25).astype(np.float32)), pixels.transpose(2, 0, 1)
+
+
+def place_of(crop, pixels):
+    """Left and top of a crop of numbered pixels, once it is seen to be one, and if mirrored."""
+    x = crop[0, 0] + 256 * crop[1, 0].astype(int)
+    mirrored = bool(x[0] > x[-1])
+    upright = crop[..., ::-1] if mirrored else crop
+    left, top = int(x.min()), int(crop[2, 0, 0])
+    height, width = crop.shape[1:]
+    np.testing.assert_array_equal(upright, pixels[:, top : top + height, left : left + width])
+    return left, top, mirrored
 
 
 def dots_in(pixels):
@@ -117,6 +139,108 @@ def test_heads_outside_the_photograph_are_in_no_crop(plain_photo):
 
 def test_a_photograph_of_nobody_counts_zero(plain_photo):
     assert whole(source([plain_photo("empty.png", heads=[])])).density.sum() == 0
+
+
+def test_fixed_crops_are_the_photographs_own_pixels(tmp_path):
+    photo, pixels = numbered_pixels(tmp_path / "numbers.png", size=(220, 200), pitch=26)
+    config = replace(SHARP, crops="fixed", crop_px=96, batch_size=8, colours=False)
+    batch = whole(source([photo], config=config))
+    flips = set()
+    for crop, (density,), heads in zip(batch.images, batch.density, batch.heads, strict=True):
+        left, top, mirrored = place_of(crop, pixels)
+        moved = photo.heads - (left, top)
+        moved = moved[((moved >= -0.5) & (moved < 95.5)).all(1)]
+        moved[:, 0] = 95 - moved[:, 0] if mirrored else moved[:, 0]
+        np.testing.assert_allclose(heads, moved.clip(0), atol=1e-3)
+        assert density.sum() == pytest.approx(len(heads))
+        flips.add(mirrored)
+    assert flips == {True, False}
+    np.testing.assert_allclose(batch.short_px, 200)
+
+
+def test_a_fixed_crop_of_a_smaller_photograph_is_all_of_its_shorter_side(tmp_path):
+    photo = draw_heads(tmp_path / "small.png", size=(50, 40), pitch=20)
+    batch = whole(source([photo], config=replace(CONFIG, crops="fixed", crop_px=80)))
+    np.testing.assert_allclose(batch.short_px, 80)
+    for heads in batch.heads:
+        assert len(heads) >= 3
+        np.testing.assert_allclose(np.unique(heads[:, 1].round(2)) % 1, 0.5)  # (y + 0.5) 2 - 0.5
+
+
+RATIO = replace(CONFIG, crops="ratio", batch_size=1, colours=False)
+
+
+def test_ratio_crops_take_the_same_part_of_both_sides(tmp_path):
+    photo = draw_heads(tmp_path / "dots.png", size=(800, 480), pitch=50)
+    crops = source([photo], config=RATIO)
+    sizes = np.array([whole(crops, step).images.shape[3:1:-1] for step in range(40)])
+    assert (sizes % 8 == 0).all()
+    ratios = sizes / (800, 480)
+    assert np.abs(ratios[:, 0] - ratios[:, 1]).max() < 8 / 480
+    assert 0.48 < ratios.min() < 0.6
+    assert 0.9 < ratios.max() <= 1
+    half = whole(source([photo], config=replace(RATIO, crop_ratio=(0.5, 0.5))))
+    assert half.images.shape == (1, 3, 240, 400)
+
+
+def test_ratio_crops_of_a_batch_are_as_large_as_the_first(tmp_path):
+    small = draw_heads(tmp_path / "small.png", size=(120, 96), pitch=30)
+    large = draw_heads(tmp_path / "large.png", size=(320, 256), pitch=30)
+    crops = source([small, large], config=replace(RATIO, batch_size=4))
+    shapes = set()
+    for step in range(20):
+        together = whole(crops, step)
+        shapes.add(together.images.shape)
+        alone = [crops.batch(step, range(member, member + 1)) for member in range(4)]
+        np.testing.assert_array_equal(together.images, np.concatenate([a.images for a in alone]))
+    assert len(shapes) > 10
+
+
+@pytest.mark.parametrize("sigma_px", [0.0, 6.0], ids=["adaptive", "fixed"])
+def test_a_ratio_crop_has_its_part_of_the_whole_photographs_map(tmp_path, sigma_px):
+    """The map of one cell per pixel, cut and summed over cells of 8 x 8."""
+    photo, pixels = numbered_pixels(tmp_path / "numbers.png", size=(400, 200), pitch=38)
+    config = replace(RATIO, sigma_px=sigma_px, flip=0.0)
+    crops = source([photo], config=config)
+    sigma = sigma_px or adaptive_sigma(photo.heads)
+    fine = density_map(photo.heads, height=200, width=400, sigma=sigma, stride=1)
+    for step in range(4):
+        batch = whole(crops, step)
+        height, width = batch.images.shape[2:]
+        left, top, _ = place_of(batch.images[0], pixels)
+        cut = fine[top : top + height, left : left + width]
+        cells = cut.reshape(height // 8, 8, width // 8, 8).sum((1, 3))
+        np.testing.assert_allclose(batch.density[0, 0], cells, atol=1e-5)
+        assert batch.density.std() > 1e-3
+        mirrored = whole(source([photo], config=replace(config, flip=1.0)), step)
+        np.testing.assert_array_equal(mirrored.density, batch.density[..., ::-1])
+        np.testing.assert_array_equal(mirrored.images, batch.images[..., ::-1])
+        assert sorted(mirrored.heads[0][:, 0]) == pytest.approx(
+            sorted(width - 1 - batch.heads[0][:, 0]), abs=2e-3
+        )
+
+
+def test_nobody_counts_outside_a_region_of_interest(tmp_path):
+    photo = draw_heads(tmp_path / "dots.png", size=(320, 160), pitch=40)
+    roi = np.zeros((160, 320), np.bool_)
+    roi[:, :160] = True
+    config = replace(RATIO, crop_ratio=(1.0, 1.0), flip=0.0)
+    batch = whole(source([replace(photo, roi=roi)], config=config))
+    half = np.ones((20, 40))
+    half[:, 20:] = 0
+    np.testing.assert_array_equal(batch.region[0, 0], half)
+    assert len(batch.heads[0]) == len(photo.heads) / 2
+    assert batch.density[..., 20:].sum() == 0
+    assert batch.density.sum() == pytest.approx(len(photo.heads) / 2, rel=0.05)
+    assert whole(source([photo], config=config)).region is None
+    beside = whole(source([photo, replace(photo, roi=roi)], config=replace(config, batch_size=8)))
+    assert {float(share) for share in beside.region.mean((1, 2, 3))} == {0.5, 1.0}
+
+
+@pytest.mark.parametrize("crop_ratio", [(0.0, 1.0), (0.8, 0.5), (0.5, 1.2)])
+def test_a_ratio_that_is_no_part_is_refused(crop_ratio):
+    with pytest.raises(RecipeError, match="no part of a photograph"):
+        replace(CONFIG, crop_ratio=crop_ratio)
 
 
 def test_a_batch_depends_on_seed_and_step_alone(crowds):

@@ -12,15 +12,16 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageEnhance
 
-from crowdrt.contracts import Preprocessing, Sample
-from crowdrt.data.heads.density import adaptive_sigma, density_map
+from crowdrt.contracts import MIN_SIDE_PX, Preprocessing, Sample
+from crowdrt.data.heads.density import adaptive_sigma
 from crowdrt.data.images import read_image
 from crowdrt.errors import TrainingError
 from crowdrt.learning import TrainingConfig
+from crowdrt.training.counting.windows import INSIDE_PX, Window, draw_window
 
 FloatArray = npt.NDArray[np.float32]
-SIGMA_RANGE_PX = (4.0, 16.0)  # what a stride-8 map can show, and what a crop still holds
-INSIDE_PX = 1e-3  # a head on the crop's right or lower edge is this far inside
+SCALES = (0.6, 1.5)  # of "scaled" crops, evenly in the logarithm
+SIGMA_RANGE_PX = (4.0, 16.0)  # what a stride-8 map can show, and what a scaled crop still holds
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ class Batch:
     images: npt.NDArray[np.uint8]  # (B, C, H, W)
     density: FloatArray  # (B, 1, H / stride, W / stride) people per cell
     heads: tuple[FloatArray, ...]  # B times (N, 2) x, y in pixels of the crop, all inside it
+    short_px: FloatArray  # (B,) the photograph's shorter side in pixels of the crop
+    region: FloatArray | None = None  # as density: share of each cell that counts; None: all
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,18 @@ class Annotated:
     image: Image.Image
     heads: FloatArray  # (N, 2) x, y in pixels, all inside
     sigma: FloatArray  # (N,) pixels
+    region: Image.Image | None  # white where people count
+
+
+@dataclass(frozen=True)
+class Crop:
+    """One member of a batch."""
+
+    image: npt.NDArray[np.uint8]  # (C, H, W)
+    density: FloatArray  # (H / stride, W / stride)
+    heads: FloatArray
+    short_px: float
+    region: FloatArray | None
 
 
 @dataclass(frozen=True)
@@ -52,6 +67,15 @@ class SampleGroup:
 
 class CropSource:
     """Holds a training set in memory and cuts batches from it.
+
+    Three ways of cutting (`TrainingConfig.crops`):
+
+    - "scaled": squares of `crop_px` of a photograph at a random scale; ours.
+    - "fixed": squares of `crop_px` as the photograph is, enlarged where it is smaller (BL).
+    - "ratio": a random ratio of both sides of the photograph, the same for both (SKT; CSRNet and
+      CAN take half), in whole strides of the network. The crops of a batch are as large as the
+      first one's: others are cut to that size. The map is cut from the whole photograph's, so
+      that heads beside the crop reach into it; the other two count whole people.
 
     Args:
         groups: what to cut from; empty groups are passed over.
@@ -87,48 +111,62 @@ class CropSource:
 
     def batch(self, step: int, members: range) -> Batch:
         """Return some members of this step's batch; the same ones are always the same crops."""
-        crops = [self._crop(step, member) for member in members]
-        images, density, heads = zip(*crops, strict=True)
-        return Batch(images=np.stack(images), density=np.stack(density)[:, None], heads=heads)
+        size = self._size(step)
+        crops = [self._crop(step, member, size) for member in members]
+        return Batch(
+            images=np.stack([crop.image for crop in crops]),
+            density=np.stack([crop.density for crop in crops])[:, None],
+            heads=tuple(crop.heads for crop in crops),
+            short_px=np.array([crop.short_px for crop in crops], np.float32),
+            region=regions_of(crops),
+        )
 
-    def _crop(self, step: int, member: int) -> tuple[npt.NDArray[np.uint8], FloatArray, FloatArray]:
-        rng = np.random.default_rng([self.config.seed, step, member])
+    def _size(self, step: int) -> tuple[int, int]:
+        """Return width and height of all crops of a step."""
+        if self.config.crops != "ratio":
+            return self.config.crop_px, self.config.crop_px
+        # No member has this number, so its generator is the whole batch's.
+        rng = np.random.default_rng([self.config.seed, step, self.config.batch_size])
+        ratio = rng.uniform(*self.config.crop_ratio)
+        first = self._pick(np.random.default_rng([self.config.seed, step, 0]))
+        unit = self._preprocessing.stride
+        least = -(-MIN_SIDE_PX // unit) * unit
+        width, height = (max(int(side * ratio) // unit * unit, least) for side in first.image.size)
+        return width, height
+
+    def _pick(self, rng: np.random.Generator) -> Annotated:
         group = int(rng.choice(len(self._groups), p=self._shares))
-        photo = self._load(group, int(rng.integers(len(self._groups[group].samples))))
-        crop = self.config.crop_px
-        smallest = crop / min(photo.image.size)
-        scale = max(smallest, float(np.exp(rng.uniform(np.log(0.6), np.log(1.5)))))
-        side = crop / scale  # pixels of the photograph that the crop covers
-        left = rng.uniform(0, max(photo.image.width - side, 0))
-        top = rng.uniform(0, max(photo.image.height - side, 0))
-        image = photo.image.resize(
-            (crop, crop),
-            Image.Resampling.BILINEAR,
-            box=(
-                left,
-                top,
-                min(left + side, photo.image.width),
-                min(top + side, photo.image.height),
-            ),
-            reducing_gap=2.0,
-        )
-        edges = (photo.heads + 0.5 - np.array([left, top])) * scale  # 0: the crop's left edge
-        inside = ((edges >= 0) & (edges < crop)).all(1)
-        edges = edges[inside]
-        if rng.random() < self.config.flip:
-            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-            edges[:, 0] = crop - edges[:, 0]
-        heads = np.clip(edges - 0.5, 0, crop - INSIDE_PX).astype(np.float32)
-        density = density_map(
-            heads,
-            height=crop,
-            width=crop,
-            sigma=np.clip(photo.sigma[inside] * scale, *SIGMA_RANGE_PX).astype(np.float32),
-            stride=self._stride,
-        )
+        return self._load(group, int(rng.integers(len(self._groups[group].samples))))
+
+    def _crop(self, step: int, member: int, size: tuple[int, int]) -> Crop:
+        rng = np.random.default_rng([self.config.seed, step, member])
+        photo = self._pick(rng)
+        scaled = self.config.crops == "scaled"
+        scale = float(np.exp(rng.uniform(*np.log(SCALES)))) if scaled else 1.0
+        window = draw_window(rng, photo.image.size, size, scale=scale, flip=self.config.flip)
+        image = window.cut(photo.image)
         if self.config.colours:
             image = vary_colours(image, rng)
-        return to_array(image), density, heads
+        density, region = self._density(photo, window), None
+        if photo.region is not None:
+            region = window.cells(photo.region, stride=self._stride)
+            density = density * region
+        return Crop(
+            image=to_array(image),
+            density=density,
+            heads=window.heads(photo.heads)[0],
+            short_px=min(photo.image.size) * window.scale,
+            region=region,
+        )
+
+    def _density(self, photo: Annotated, window: Window) -> FloatArray:
+        sigma = photo.sigma * np.float32(window.scale)
+        if self.config.crops == "ratio":
+            whole = photo.image.size
+            return window.density_of_whole(photo.heads, sigma, whole, stride=self._stride)
+        if self.config.crops == "scaled":
+            sigma = sigma.clip(*SIGMA_RANGE_PX)
+        return window.density(photo.heads, sigma, stride=self._stride)
 
     def _load(self, group: int, index: int) -> Annotated:
         key = (group, index)
@@ -139,27 +177,35 @@ class CropSource:
     def _decode(self, sample: Sample) -> Annotated:
         pixels = read_image(sample.image, self._preprocessing.channels)
         image = Image.fromarray(pixels[0] if pixels.shape[0] == 1 else pixels.transpose(1, 2, 0))
-        heads = annotated_heads(sample)
+        heads = annotated_heads(sample).reshape(-1, 2)
         if self.config.sigma_px > 0:
             sigma = np.full(len(heads), self.config.sigma_px, np.float32)
         else:
             sigma = adaptive_sigma(heads).astype(np.float32)
-        heads = heads.reshape(-1, 2)
         inside = ((heads >= 0) & (heads < image.size)).all(1)
-        edge = np.array(image.size) - 0.5 - INSIDE_PX  # of the last pixel
-        heads = np.minimum(heads[inside], edge).astype(np.float32)
-        return Annotated(image, heads, sigma[inside])
+        last = np.array(image.size) - 0.5 - INSIDE_PX  # half a pixel on is the edge
+        heads = np.minimum(heads[inside], last).astype(np.float32)
+        region = None if sample.roi is None else Image.fromarray(sample.roi.astype(np.uint8) * 255)
+        return Annotated(image, heads, sigma[inside], region)
+
+
+def regions_of(crops: Sequence[Crop]) -> FloatArray | None:
+    """Return (B, 1, h, w) shares of cells that count, or None where all of them do."""
+    if all(crop.region is None for crop in crops):
+        return None
+    shares = [np.ones_like(crop.density) if crop.region is None else crop.region for crop in crops]
+    return np.stack(shares)[:, None]
 
 
 def annotated_heads(sample: Sample) -> FloatArray:
-    """Return the heads of a photograph, (N, 2) x, y in pixels, or refuse one without."""
-    if sample.heads is None:
+    """Return the heads of a photograph that count, (N, 2) x, y in pixels, or refuse one without."""
+    if (heads := sample.counted_heads) is None:
         raise TrainingError(
             f"{sample.image} has no annotated heads",
             fix=f"remove it from the folder, or write {sample.image.name}.heads.json beside it: "
             '{"heads": [[x, y], ...]}',
         )
-    return sample.heads
+    return heads
 
 
 def vary_colours(image: Image.Image, rng: np.random.Generator) -> Image.Image:
