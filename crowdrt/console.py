@@ -70,10 +70,11 @@ def close_bars() -> None:
         bar.stop()
 
 
-def progress_bar(*, auto_refresh: bool = True) -> Bar:
+def progress_bar(*, auto_refresh: bool = True, shown: bool = True) -> Bar:
     """Return a progress display; use it as a context manager. A file or a pipe gets none.
 
-    Without `auto_refresh` no thread runs in the background, and the caller redraws.
+    Without `auto_refresh` no thread runs in the background, and the caller redraws. Of several
+    processes that do one thing, one has it `shown`.
     """
     return Bar(
         TextColumn("{task.description}", markup=False),
@@ -84,7 +85,7 @@ def progress_bar(*, auto_refresh: bool = True) -> Bar:
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}", markup=False),  # may hold the name of a file
         console=err,
-        disable=not err.is_terminal,
+        disable=not (shown and err.is_terminal),
         auto_refresh=auto_refresh,
     )
 

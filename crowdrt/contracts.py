@@ -241,7 +241,8 @@ class Recipe:
     name: str
     network: str
     width: Fraction
-    sizes: tuple[Size, ...]
+    sizes: tuple[Size, ...] = ((576, 864),)  # SKT's average of ShanghaiTech A
+    about: str = ""  # one line for people
     weights: str | None = None  # a file of weights/ that the project ships
     precisions: tuple[Precision, ...] = ("fp32", "int8")
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)

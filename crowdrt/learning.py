@@ -40,6 +40,7 @@ class Transfer:
     adapter_relu: bool = True  # behind each 1x1 convolution
     normalise: bool = False  # instance-normalise features before equation 5
     with_density: bool = False  # the predicted map takes part in equation 6 as a feature
+    mean: bool = False  # over locations and entries, where the equations have sums
     intra_weight: float = 1.0
     inter_weight: float = 1.0
     soft_weight: float = 1.0
@@ -83,18 +84,24 @@ class GradientFusion:
 
 @dataclass(frozen=True, kw_only=True)
 class Assignment:
-    """Which cells of a detector learn which person (DSLA, equations 2 to 6)."""
+    """Which cells of a detector learn which person (DSLA, equations 2 to 6).
+
+    Feature Shuffle is no part of it: `dsla` has it, `onenet` is the same network without.
+    """
 
     soft: bool = True  # the SLA branch; without it, OneNet's one-to-one labels alone
-    shuffle: bool = True  # Feature Shuffle between the pyramid's levels
-    num_soft: int = 6  # K: anchors a person has on the SLA branch
+    num_soft: int = 6  # K: soft anchors a person has on the SLA branch, beside the certain one
     soft_max: float = 0.6  # T at the first step ...
     soft_min: float = 0.4  # ... and at the last, linear between
+    scheduled: bool = True  # targets are T times equation 3; False: as it is printed, without T
     soft_weight: float = 1.0  # of the SLA branch's loss beside the one-to-one branch's
+    num_certain: int = 1  # cells a person has on the branch that ships; more need suppression
 
     def __post_init__(self) -> None:
-        if self.num_soft < 1:
-            raise RecipeError(f"num_soft={self.num_soft} assigns nothing", fix="use at least 1")
+        for name in ("num_soft", "num_certain"):
+            if (number := getattr(self, name)) < 1:
+                raise RecipeError(f"{name}={number} assigns nothing", fix="use at least 1")
+        check_positive("soft_weight", self.soft_weight, zero=True)
         for name in ("soft_max", "soft_min"):
             if not 0 <= (value := getattr(self, name)) <= 1:
                 raise RecipeError(f"{name}={value} is no target", fix="use a value in [0, 1]")
@@ -124,6 +131,7 @@ class TrainingConfig:
     crops: Crops = "scaled"
     crop_px: int = 256
     crop_ratio: tuple[float, float] = (0.5, 1.0)  # of each side, between which "ratio" draws
+    short_side_px: int = 0  # detectors see photographs of this short side; 0: as they are
     flip: float = 0.5  # of the crops are mirrored
     colours: bool = True  # are varied
     sigma_px: float = 0.0  # 0: geometry-adaptive

@@ -22,15 +22,16 @@ import torch
 from torch import Tensor, nn
 
 from crowdrt.errors import RecipeError
+from crowdrt.learning import Taps
 from crowdrt.models.bl import BL
 from crowdrt.models.csrnet import CSRNet
 from crowdrt.models.layers import initialise
 from crowdrt.models.network import Network
 from crowdrt.models.sanet import SANet
 
-Taps = tuple[tuple[str, int], ...]  # a module whose output is a feature, the teacher's channels
+TapList = tuple[tuple[str, int], ...]  # a module whose output is a feature, the teacher's channels
 
-CSRNET_TAPS: Taps = (
+CSRNET_CODE: TapList = (
     ("front_end.1", 64),  # ReLU(conv1_1), 1/1
     ("front_end.4", 64),  # pool 1, 1/2
     ("front_end.9", 128),  # pool 2, 1/4
@@ -38,7 +39,7 @@ CSRNET_TAPS: Taps = (
     ("back_end.1", 512),  # ReLU(first dilated convolution), 1/8
     ("back_end.7", 256),  # ReLU(fourth dilated convolution), 1/8
 )
-BL_TAPS: Taps = (
+BL_CODE: TapList = (
     ("front_end.1", 64),  # ReLU(conv1_1), 1/1
     ("front_end.4", 64),  # pool 1, 1/2
     ("front_end.9", 128),  # pool 2, 1/4
@@ -46,7 +47,23 @@ BL_TAPS: Taps = (
     ("front_end.29", 512),  # ReLU(conv5_1), 1/16
     ("front_end.35", 512),  # ReLU(conv5_4), 1/16
 )
-SANET_TAPS: Taps = (("encoder.0", 64), ("encoder.2", 128), ("encoder.4", 128), ("encoder.6", 64))
+CSRNET_PAPER: TapList = (
+    ("front_end.1", 64),  # ReLU(conv1_1), 1/1
+    ("front_end.6", 128),  # ReLU(conv2_1), 1/2
+    ("front_end.11", 256),  # ReLU(conv3_1), 1/4
+    ("front_end.18", 512),  # ReLU(conv4_1), 1/8
+    ("back_end.1", 512),
+    ("back_end.7", 256),
+)
+BL_PAPER: TapList = (
+    ("front_end.1", 64),  # ReLU(conv1_1), 1/1
+    ("front_end.6", 128),  # ReLU(conv2_1), 1/2
+    ("front_end.11", 256),  # ReLU(conv3_1), 1/4
+    ("front_end.20", 512),  # ReLU(conv4_1), 1/8
+    ("front_end.29", 512),
+    ("front_end.35", 512),
+)
+SANET_TAPS: TapList = (("encoder.0", 64), ("encoder.2", 128), ("encoder.4", 128), ("encoder.6", 64))
 
 
 class SktOutputs(NamedTuple):
@@ -61,20 +78,36 @@ class SktStudent(Network):
 
     train_only = ("adapters",)
 
-    def __init__(self, student: Network) -> None:
+    def __init__(
+        self,
+        student: Network,
+        *,
+        taps: Taps = "code",
+        channels: Sequence[int] | None = None,
+        relu: bool = True,
+    ) -> None:
         """Put adapters beside `student`, a CSRNet, BL or SANet of any width.
+
+        Args:
+            student: what ships.
+            taps: where features are taken.
+            channels: of the teacher at each tap; those of full width if None.
+            relu: behind each adapter, as in the code of SKT's authors.
 
         Raises:
             RecipeError: SKT says nothing of where to tap that network.
         """
         super().__init__()
         self.student = student
-        self.taps = taps_of(student)
+        self.taps = taps_of(student, taps)
         self.preprocessing = student.preprocessing
         self.density_stride = student.density_stride
         self.whole_image = student.whole_image
-        wanted = [channels for _, channels in self.taps]
-        self.adapters = nn.ModuleList(map(adapter, tapped_channels(student, self.taps), wanted))
+        wanted = channels or [channels for _, channels in self.taps]
+        narrow = tapped_channels(student, self.taps)
+        self.adapters = nn.ModuleList(
+            adapter(own, theirs, relu=relu) for own, theirs in zip(narrow, wanted, strict=True)
+        )
         initialise(self.adapters)
 
     def forward(self, image: Tensor) -> Any:
@@ -88,18 +121,25 @@ class SktStudent(Network):
         return SktOutputs(density, tuple(adapt(feature) for adapt, feature in pairs))
 
 
-def adapter(in_channels: int, out_channels: int) -> nn.Sequential:
-    """Return the 1x1 convolution with ReLU from a student's channels to its teacher's."""
-    return nn.Sequential(nn.Conv2d(in_channels, out_channels, kernel_size=1), nn.ReLU(inplace=True))
+def adapter(in_channels: int, out_channels: int, *, relu: bool = True) -> nn.Sequential:
+    """Return the 1x1 convolution from a student's channels to its teacher's, with ReLU or not."""
+    conv = nn.Conv2d(in_channels, out_channels, kernel_size=1)
+    return nn.Sequential(conv, nn.ReLU(inplace=True)) if relu else nn.Sequential(conv)
 
 
-def taps_of(network: Network) -> Taps:
-    """Return where SKT takes features from a teacher and its student."""
+def taps_of(network: Network, taps: Taps = "code") -> TapList:
+    """Return where SKT takes features from a teacher and its student.
+
+    Args:
+        network: either of them.
+        taps: "code", behind the first three pools, or "paper", behind the first convolution of
+            each stage (equation 1). SANet has its blocks' outputs in both.
+    """
     match network:
         case CSRNet():
-            return CSRNET_TAPS
+            return CSRNET_CODE if taps == "code" else CSRNET_PAPER
         case BL():
-            return BL_TAPS
+            return BL_CODE if taps == "code" else BL_PAPER
         case SANet():
             return SANET_TAPS
     raise RecipeError(
@@ -108,7 +148,7 @@ def taps_of(network: Network) -> Taps:
     )
 
 
-def forward_tapped(network: Network, taps: Taps, image: Tensor) -> tuple[Any, list[Tensor]]:
+def forward_tapped(network: Network, taps: TapList, image: Tensor) -> tuple[Any, list[Tensor]]:
     """Run `network` and return its answer and the output of every tapped module.
 
     Args:
@@ -132,7 +172,7 @@ def forward_tapped(network: Network, taps: Taps, image: Tensor) -> tuple[Any, li
     return answer, [features[name] for name, _ in taps]
 
 
-def tapped_channels(network: Network, taps: Taps) -> Sequence[int]:
+def tapped_channels(network: Network, taps: TapList) -> Sequence[int]:
     """Return the channels of every tapped feature; on the meta device, which costs nothing."""
     image = torch.empty(1, network.preprocessing.num_channels, 64, 64, device="meta")
     with torch.no_grad():

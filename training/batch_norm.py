@@ -5,7 +5,9 @@ but the published networks have none. So training puts one behind every convolut
 turns each pair back into the one convolution that the paper describes.
 """
 
-from torch import nn
+import torch
+from torch import Tensor, distributed, nn
+from torch.distributed.nn.functional import all_reduce
 
 from crowdrt.models.layers import NormedConv
 
@@ -27,3 +29,44 @@ def add_batch_norm(model: nn.Module) -> nn.Module:
             if isinstance(child, nn.Conv2d) and child.out_channels > 1 and child.bias is not None:
                 setattr(parent, name, AddedNorm(child))
     return model
+
+
+class SharedBatchNorm2d(nn.BatchNorm2d):
+    """Batch normalisation over the batches of all processes, on any device.
+
+    PyTorch's SyncBatchNorm takes CUDA tensors alone. The mean and the mean square of equal parts
+    of a batch average to the batch's, and their gradients flow back the same way.
+    """
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, C, h, w) -> the same, normalised."""
+        if not self.training:
+            return super().forward(features)
+        wide = features.float()
+        here = torch.stack([wide.mean((0, 2, 3)), wide.square().mean((0, 2, 3))])
+        both: Tensor = all_reduce(here)  # type: ignore[no-untyped-call]
+        mean, square = both / distributed.get_world_size()
+        variance = (square - mean.square()).clamp(min=0)
+        self.remember(mean.detach(), variance.detach(), features.numel() // features.shape[1])
+        scale = self.weight * (variance + self.eps).rsqrt()
+        shift = self.bias - mean * scale
+        normalised: Tensor = wide * scale.view(1, -1, 1, 1) + shift.view(1, -1, 1, 1)
+        return normalised.to(features.dtype)
+
+    def remember(self, mean: Tensor, variance: Tensor, cells: int) -> None:
+        """Move the running statistics towards the batch's, as PyTorch does."""
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        assert self.momentum is not None
+        total = cells * distributed.get_world_size()
+        self.running_mean.lerp_(mean, self.momentum)
+        self.running_var.lerp_(variance * (total / max(1, total - 1)), self.momentum)
+        self.num_batches_tracked.add_(1)
+
+
+def share_statistics(model: nn.Module) -> None:
+    """Make every batch normalisation see the batches of all processes, in place."""
+    for module in model.modules():
+        if type(module) is nn.BatchNorm2d:
+            module.__class__ = SharedBatchNorm2d

@@ -29,7 +29,7 @@ def save_checkpoint(
         path: a .safetensors file.
         modules: by the name under which `load_checkpoint` finds them again.
         optimizer: its moments are kept, its options are not.
-        facts: `key`, what the run is made from; `step`; `best_mae`.
+        facts: `key`, what the run is made from; `step`; `best`.
     """
     tensors: dict[str, Tensor] = {}
     for prefix, module in modules.items():
@@ -62,7 +62,7 @@ def load_checkpoint(
             if facts.get("key") != key:
                 return None
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        restored = facts | {"step": int(facts["step"]), "best_mae": float(facts["best_mae"])}
+        restored = facts | {"step": int(facts["step"]), "best": float(facts["best"])}
         for prefix, module in modules.items():
             module.load_state_dict(with_prefix(tensors, prefix))
         restore_moments(optimizer, with_prefix(tensors, "optimizer"))

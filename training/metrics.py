@@ -1,16 +1,21 @@
-"""`metrics.jsonl`: one line of JSON per validation of a run, in the order of its steps."""
+"""Lines of JSON that a run leaves, in the order of its steps: its losses and its validations."""
 
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from crowdrt.manifest import write_whole
+from crowdrt.manifest import cannot_write, write_whole
 
 
 def append_line(path: Path, metrics: Mapping[str, Any]) -> None:
-    """Add one line; the file is replaced whole, so a kill leaves no half line behind."""
-    write_lines(path, [*read_lines(path), metrics])
+    """Add one line in one write, which a kill can prevent but not cut in half."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab", buffering=0) as file:
+            file.write(json.dumps(metrics).encode() + b"\n")
+    except OSError as error:
+        raise cannot_write(path, error) from error
 
 
 def rewind(path: Path, step: int) -> None:

@@ -270,8 +270,7 @@ def student_origin(network: str) -> Origin:
 
 def student_recipe(network: str) -> Recipe | None:
     """Return the first recipe of a 1/4 student that ships, None where there is none."""
-    made = (make() for make in RECIPES)
-    own = (each for each in made if (each.network, each.width) == (network, STUDENT))
+    own = (each for each in RECIPES if (each.network, each.width) == (network, STUDENT))
     return next((each for each in own if shipped_weights(each) is not None), None)
 
 

@@ -85,7 +85,7 @@ def origin_named(name: str, *, width: Fraction | None, path: Path | None, random
         raise RecipeError(
             f"--weights {path} and --random exclude each other", fix="leave out one of them"
         )
-    recipe = next((recipe for make in RECIPES if (recipe := make()).name == name), None)
+    recipe = next((recipe for recipe in RECIPES if recipe.name == name), None)
     if recipe is None:
         return origin_of_network(name, width=width, path=path, random=random)
     if path is not None or random:

@@ -6,7 +6,7 @@ have not, it does nothing and says so.
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,6 @@ from crowdrt.contracts import (
     Artifact,
     CalibrationConfig,
     Preprocessing,
-    Recipe,
     Sample,
     Size,
     UInt8Image,
@@ -48,18 +47,6 @@ def import_stage(source: Path, out: Path, *, network: str, width: Fraction) -> A
         )
     made_from = {"source": source.name, "sha256": sha256_file(source)}
     return save_weights(model, out, network=network, width=width, made_from=made_from)
-
-
-def train_stage(recipe: Recipe, *, data: Path | None, out: Path, steps: int | None) -> Artifact:
-    """Train a recipe's network; the best one becomes `out/weights.safetensors`."""
-    from crowdrt.training.counting.sets import training_set
-    from crowdrt.training.loop import train
-
-    config = recipe.training if steps is None else replace(recipe.training, steps=steps)
-    photographs = training_set(
-        data, num_synthetic=config.num_synthetic, synthetic=out / "photographs"
-    )
-    return train(recipe.network, recipe.width, config, photographs, out)
 
 
 def export_stage(

@@ -3,13 +3,18 @@
 No yaml, no registry: a variant is `replace(base(), ...)`, and the list below is all there are.
 """
 
-from collections.abc import Callable
+import difflib
 
 from crowdrt.contracts import Recipe
 from crowdrt.errors import RecipeError
+from crowdrt.recipes.skt import skt_recipes
 from crowdrt.recipes.students import csrnet_quarter, csrnet_quarter_minmax
 
-RECIPES: tuple[Callable[[], Recipe], ...] = (csrnet_quarter, csrnet_quarter_minmax)
+RECIPES: tuple[Recipe, ...] = (
+    csrnet_quarter(),
+    csrnet_quarter_minmax(),
+    *skt_recipes(),
+)
 
 
 def recipe_named(name: str) -> Recipe:
@@ -18,9 +23,12 @@ def recipe_named(name: str) -> Recipe:
     Raises:
         RecipeError: there is none.
     """
-    recipes = {recipe.name: recipe for recipe in (make() for make in RECIPES)}
+    recipes = {recipe.name: recipe for recipe in RECIPES}
     if name not in recipes:
+        near = difflib.get_close_matches(name, recipes) or list(recipes)[:3]
         raise RecipeError(
-            f"recipe {name!r} is unknown", fix=f"choose from {', '.join(recipes)}: crowdrt recipes"
+            f"recipe {name!r} is unknown",
+            fix=f"use {' or '.join(near)}, or one of the {len(recipes)} that this lists: "
+            "crowdrt recipes",
         )
     return recipes[name]

@@ -18,7 +18,7 @@ def csrnet_quarter() -> Recipe:
         name="csrnet-quarter",
         network="csrnet",
         width=Fraction(1, 4),
-        sizes=((576, 864),),
+        about="the embedded default: the student that the project ships",
         weights="csrnet-quarter.safetensors",
         precisions=("fp32", "fp16", "int8"),
         calibration=CalibrationConfig(method="entropy"),
@@ -33,5 +33,6 @@ def csrnet_quarter_minmax() -> Recipe:
     return replace(
         base,
         name="csrnet-quarter-minmax",
+        about="the same with min-max ranges, to compare calibration methods",
         calibration=replace(base.calibration, method="minmax"),
     )

@@ -21,9 +21,9 @@ def recipes(as_json: AsJson = False) -> None:
     from crowdrt.recipes import RECIPES
 
     rows = [
-        {"name": (recipe := make()).name, "network": recipe.network, "width": str(recipe.width),
-         "about": (make.__doc__ or "").splitlines()[0]}
-        for make in RECIPES
+        {"name": recipe.name, "network": recipe.network, "width": str(recipe.width),
+         "about": recipe.about}
+        for recipe in RECIPES
     ]  # fmt: skip
     if as_json:
         emit(rows)

@@ -29,13 +29,31 @@ def train(
     output: Annotated[Path, typer.Option("-o", "--out", help="Folder for weights and state.")],
     data: Data = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Instead of the recipe's.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Instead of the recipe's.")] = None,
+    teacher: Annotated[
+        Path | None, typer.Option(help="Weights that teach, where the recipe has a teacher.")
+    ] = None,
+    init: Annotated[
+        Path | None, typer.Option(help="Weights to begin with, taken by name and shape.")
+    ] = None,
+    devices: Annotated[int, typer.Option(min=1, help="They share every batch.")] = 1,
+    accelerator: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Train a recipe's network; a killed run goes on where it stood."""
-    from crowdrt.pipeline.stages import train_stage
+    from crowdrt.pipeline.learning import TrainOptions, train_stage
     from crowdrt.recipes import recipe_named
 
-    report(train_stage(recipe_named(recipe), data=data, out=output, steps=steps), as_json)
+    options = TrainOptions(
+        steps=steps,
+        seed=seed,
+        teacher=teacher,
+        pretrained=init,
+        devices=devices,
+        accelerator=accelerator,
+    )
+    artifact = train_stage(recipe_named(recipe), data=data, out=output, options=options)
+    report(artifact, as_json)
 
 
 def complexity(

@@ -150,7 +150,7 @@ def tiny_recipe(tiny: TinyFiles, monkeypatch: pytest.MonkeyPatch) -> Recipe:
         gates={"fp16": ANYTHING, "int8": ANYTHING},
     )
     for module in ("recipes", "pipeline.networks", "pipeline.measuring"):
-        monkeypatch.setattr(f"crowdrt.{module}.RECIPES", (lambda: recipe,))
+        monkeypatch.setattr(f"crowdrt.{module}.RECIPES", (recipe,))
     return recipe
 
 

@@ -200,7 +200,7 @@ def test_a_precision_that_loses_too_much_is_stopped_and_the_others_go_on(
     crowdrt, tiny_recipe, photos, exported, without_race_and_report, monkeypatch
 ):
     strict = replace(tiny_recipe, gates={"int8": Gate(psnr_db=MAX_PSNR_DB)})
-    monkeypatch.setattr("crowdrt.recipes.RECIPES", (lambda: strict,))
+    monkeypatch.setattr("crowdrt.recipes.RECIPES", (strict,))
     monkeypatch.setattr("crowdrt.pipeline.run.write_run_report", write_run_report)
     command = ("run", "tiny", "--data", photos, "--out", exported)
     answer = crowdrt(*command, "--json")
@@ -236,7 +236,7 @@ def test_a_precision_that_loses_too_much_is_stopped_and_the_others_go_on(
     assert again.out.splitlines()[-1] == str(exported / "report.html")
     assert "race         3 contenders (nothing had changed)" in again.err
 
-    monkeypatch.setattr("crowdrt.recipes.RECIPES", (lambda: tiny_recipe,))
+    monkeypatch.setattr("crowdrt.recipes.RECIPES", (tiny_recipe,))
     assert "race" not in reused(crowdrt(*command, "--json").json())
 
 
@@ -244,7 +244,7 @@ def test_float16_is_counted_and_not_timed(
     crowdrt, tiny_recipe, photos, exported, without_race_and_report, monkeypatch
 ):
     recipe = replace(tiny_recipe, precisions=("fp32", "fp16", "int8"))
-    monkeypatch.setattr("crowdrt.recipes.RECIPES", (lambda: recipe,))
+    monkeypatch.setattr("crowdrt.recipes.RECIPES", (recipe,))
     monkeypatch.setattr(
         "crowdrt.pipeline.precision.forms.CAST", CastConfig(num_images=2, tolerance=1)
     )
@@ -266,7 +266,7 @@ def test_a_cast_that_is_refused_stops_its_row_alone(
     crowdrt, tiny_recipe, photos, exported, without_race_and_report, monkeypatch
 ):
     recipe = replace(tiny_recipe, precisions=("fp32", "int8", "int8+fp16"))
-    monkeypatch.setattr("crowdrt.recipes.RECIPES", (lambda: recipe,))
+    monkeypatch.setattr("crowdrt.recipes.RECIPES", (recipe,))
     monkeypatch.setattr("crowdrt.pipeline.run.write_run_report", write_run_report)
     answer = crowdrt("run", "tiny", "--data", photos, "--out", exported, "--json")
     assert answer.code == 1  # all of a CSRNet is in INT8: nothing is left to cast

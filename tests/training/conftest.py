@@ -1,6 +1,6 @@
 """Photographs to learn from, and what is known of them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,14 @@ def crowds(tmp_path_factory: pytest.TempPathFactory) -> tuple[Sample, ...]:
     """Four small generated crowds of 30 to 46 people."""
     folder = tmp_path_factory.mktemp("crowds")
     return tuple(generate(folder, num_images=4, seed=1, size=(96, 96), people=(30, 46)))
+
+
+@pytest.fixture(autouse=True)
+def _no_curves() -> Iterator[None]:
+    """A picture at every validation takes longer than what these runs learn."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("crowdrt.training.loop.draw_curves", lambda _: None)
+        yield
 
 
 @pytest.fixture

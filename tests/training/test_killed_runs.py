@@ -35,11 +35,14 @@ def test_nothing_but_the_result_is_on_stdout(process, report):
 
 def test_a_run_leaves_its_weights_and_its_metrics(report):
     assert report["whole"]["files"] == [
+        "losses.jsonl",
         "metrics.jsonl",
         "weights.safetensors",
         "weights.safetensors.json",
     ]
     assert [line["step"] for line in report["whole"]["metrics"]] == [3, 6]
+    assert [line["step"] for line in report["whole"]["losses"]] == [1, 2, 3, 4, 5, 6]
+    assert len({line["loss"] for line in report["whole"]["losses"]}) == 6
 
 
 def test_the_states_are_all_that_a_kill_can_leave(report):
@@ -58,6 +61,7 @@ def test_every_state_resumes_to_the_same_bytes(report):
     for state, resumed in zip(report["states"], report["resumed"], strict=True):
         assert resumed["weights"] == report["whole"]["weights"], state
         assert resumed["metrics"] == report["whole"]["metrics"], state
+        assert resumed["losses"] == report["whole"]["losses"], state
         assert not [name for name in resumed["files"] if ".tmp-" in name], state
 
 
@@ -67,6 +71,7 @@ def test_a_run_killed_at_a_random_moment_ends_with_the_same_bytes(report):
     assert killed["left"]["step"] in (2, 4, 6)
     assert killed["weights"] == report["whole"]["weights"]
     assert killed["metrics"] == report["whole"]["metrics"]
+    assert killed["losses"] == report["whole"]["losses"]
 
 
 def test_ctrl_c_leaves_a_whole_checkpoint_and_nothing_half_written(report):

@@ -12,7 +12,7 @@ from torch import nn
 from crowdrt.errors import CrowdRTError, TrainingError
 from crowdrt.training.checkpoint import load_checkpoint, save_checkpoint
 
-FACTS = {"step": 3, "best_mae": 12.25, "key": "abc"}
+FACTS = {"step": 3, "best": 12.25, "key": "abc"}
 
 
 class State:
@@ -79,7 +79,7 @@ def test_the_next_steps_are_the_same(saved):
 
 def test_a_run_that_has_no_best_yet_comes_back(saved):
     state, path = saved
-    facts = FACTS | {"best_mae": float("inf")}
+    facts = FACTS | {"best": float("inf")}
     save_checkpoint(path, state.modules, state.optimizer, facts)
     assert load_checkpoint(path, state.modules, state.optimizer, key="abc") == facts
 
@@ -120,7 +120,7 @@ def test_a_foreign_file_is_refused(saved, content):
 
 @pytest.mark.parametrize(
     "facts",
-    [None, "", "[]", "3", '{"key": "abc"}', '{"key": "abc", "step": "x", "best_mae": 1}'],
+    [None, "", "[]", "3", '{"key": "abc"}', '{"key": "abc", "step": "x", "best": 1}'],
     ids=["none", "empty", "list", "number", "few", "no number"],
 )
 def test_a_file_without_facts_is_refused(saved, facts):

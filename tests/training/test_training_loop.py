@@ -16,19 +16,15 @@ from crowdrt.models import DENSITY_NETWORKS, NETWORKS
 from crowdrt.models.weights import load_network
 from crowdrt.models.weights_info import describe_weights
 from crowdrt.training import loop
-from crowdrt.training.counting.crops import CropSource, SampleGroup
+from crowdrt.training.counting.crops import SampleGroup
 from crowdrt.training.counting.evaluate import count_errors
 from crowdrt.training.counting.losses import density_loss
-from crowdrt.training.loop import (
-    WARM_UP_STEPS,
-    Run,
-    TrainingSet,
-    learning_rate,
-    steps,
-    target_border,
-    train,
-)
+from crowdrt.training.counting.sets import TrainingSet
+from crowdrt.training.counting.task import DensityTask, target_border
+from crowdrt.training.loop import steps, train
 from crowdrt.training.metrics import read_lines
+from crowdrt.training.run import Run
+from crowdrt.training.schedules import learning_rate
 
 NARROW = Fraction(1, 16)
 TINY = TrainingConfig(steps=2, batch_size=2, crop_px=64)
@@ -39,33 +35,36 @@ def data(crowds):
     return TrainingSet((SampleGroup("crowds", crowds[1:], 1.0),), crowds[:1])
 
 
+def tiny_task(data, config=TINY, *, network="csrnet"):
+    return DensityTask(network, NARROW, config, data)
+
+
 def tiny_run(data, out, config=TINY, *, network="csrnet", **options):
-    return train(network, NARROW, config, data, out, **options)
+    return train(tiny_task(data, config, network=network), out, **options)
 
 
 def test_forty_steps_learn(crowds):
     """From worse than answering nobody everywhere to half of that answer's loss."""
     config = replace(TINY, steps=40, batch_size=4, learning_rate=0.05)
-    run = Run("csrnet", NARROW, config)
-    groups = [SampleGroup("crowds", crowds, 1.0)]
-    source = CropSource(groups, run.preprocessing, run.density_stride, config)
-    losses = list(steps(run, source))
-    everyone = range(config.batch_size)
-    last = [torch.from_numpy(source.batch(step, everyone).density) for step in range(32, 40)]
+    data = TrainingSet((SampleGroup("crowds", crowds, 1.0),), crowds[:1])
+    run = Run(tiny_task(data, config))
+    losses = [terms["loss"] for terms in steps(run)]
+    last = [torch.from_numpy(run.batches(step)[0].density) for step in range(32, 40)]
     nobody = np.mean([density_loss(torch.zeros_like(target), target) for target in last])
     assert len(losses) == run.step == 40
     assert np.mean(losses[:4]) > nobody
     assert np.mean(losses[-8:]) < 0.6 * nobody
 
 
-def test_the_learning_rate_warms_up_and_sinks_to_a_hundredth():
+def test_a_cosine_warms_up_and_sinks_to_a_hundredth():
     config = TrainingConfig(steps=1000, learning_rate=0.5)
+    warm = config.warm_up_steps
     rates = np.array([learning_rate(step, config) for step in range(1001)])
-    assert rates[0] == pytest.approx(0.5 / WARM_UP_STEPS, rel=1e-3)
+    assert rates[0] == pytest.approx(0.5 / warm, rel=1e-3)
     assert rates[-1] == pytest.approx(0.005)
     peak = rates.argmax()
     assert 0.9 * 0.5 < rates[peak] <= 0.5
-    assert 0 < peak <= WARM_UP_STEPS
+    assert 0 < peak <= warm
     assert (np.diff(rates[: peak + 1]) > 0).all()
     assert (np.diff(rates[peak:]) < 0).all()
 
@@ -90,8 +89,8 @@ def test_the_best_network_is_kept_when_later_ones_are_worse(data, tmp_path, monk
     maes = iter([9.0, 5.0, 7.0])
     validate = Run.validate
 
-    def scripted(run, samples):
-        return replace(validate(run, samples), mae=next(maes))
+    def scripted(run):
+        return {**validate(run), "mae": next(maes)}
 
     monkeypatch.setattr(Run, "validate", scripted)
     artifact = tiny_run(data, tmp_path / "run", replace(TINY, steps=3), validate_every=1)
@@ -155,17 +154,23 @@ def test_a_checkpoint_of_another_recipe_is_not_resumed(data, tmp_path, monkeypat
     assert "starting from step 0" in capsys.readouterr().err.replace("\n", " ")
     assert describe_weights(artifact.path).facts["step"] <= 2
     assert [line["step"] for line in read_lines(tmp_path / "run" / "metrics.jsonl")] == [2]
-    assert len(list((tmp_path / "run").iterdir())) == 3
+    left = {path.name for path in (tmp_path / "run").iterdir()}
+    assert left == {
+        "losses.jsonl",
+        "metrics.jsonl",
+        "weights.safetensors",
+        "weights.safetensors.json",
+    }
 
 
 def stop_at(monkeypatch, *, step):
     """Ctrl-C in the middle of a step."""
     learn = Run.learn
 
-    def stopping(run, batch):
+    def stopping(run, batches):
         if run.step == step:
             raise KeyboardInterrupt
-        return learn(run, batch)
+        return learn(run, batches)
 
     monkeypatch.setattr(Run, "learn", stopping)
 
@@ -192,29 +197,28 @@ def test_every_network_trains(data, tmp_path, network):
 @pytest.mark.parametrize("network", sorted(set(NETWORKS) - set(DENSITY_NETWORKS)))
 def test_a_network_without_a_map_is_refused_before_training(network):
     with pytest.raises(TrainingError, match=f"{network} does not learn from density") as caught:
-        Run(network, NARROW, TINY)
+        DensityTask(network, NARROW, TINY, TrainingSet((), ()))
     assert "csrnet" in caught.value.fix
 
 
 @pytest.mark.parametrize("network", DENSITY_NETWORKS)
 def test_a_target_has_the_size_of_the_answer_and_keeps_its_count(data, network):
     """SANet's map reaches 3.5 px over every border of its input; its target must do so too."""
-    run = Run(network, NARROW, TINY)
-    image = torch.zeros(1, run.preprocessing.num_channels, 64, 64)
-    source = CropSource(data.groups, run.preprocessing, run.density_stride, TINY)
-    batch = source.batch(0, range(TINY.batch_size))
-    target = torch.nn.functional.pad(torch.from_numpy(batch.density), run.border)
-    assert target.shape[2:] == run.model.module.eval()(image).shape[2:]
+    task = tiny_task(data, network=network)
+    image = torch.zeros(1, task.preprocessing.num_channels, 64, 64)
+    batch = task.batch(0, range(2))
+    _, target = task.on_device(batch, torch.device("cpu"))
+    assert target.shape[2:] == task.build().eval()(image).shape[2:]
     assert target.sum().item() == pytest.approx(batch.density.sum())
     assert target.sum() > 1
-    assert run.border == ((3, 4, 3, 4) if network == "sanet" else (0, 0, 0, 0))
+    assert task.border == ((3, 4, 3, 4) if network == "sanet" else (0, 0, 0, 0))
 
 
-def test_a_border_is_not_looked_for_with_the_networks_own_state():
-    run = Run("csrnet", NARROW, TINY)
-    before = {name: tensor.clone() for name, tensor in run.model.module.state_dict().items()}
-    target_border(run.model.module, 64)
-    after = run.model.module.state_dict()
+def test_a_border_is_not_looked_for_with_the_networks_own_state(data):
+    model = tiny_task(data).build()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    target_border(model, 64)
+    after = model.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
@@ -222,11 +226,11 @@ def test_a_border_is_not_looked_for_with_the_networks_own_state():
     ("network", "crop_px", "fix"),
     [("csrnet", 60, 64), ("bl", 72, 64), ("csrnet", 16, 32), ("bl", 33, 32), ("mcnn", 30, 32)],
 )
-def test_a_crop_that_does_not_divide_is_refused(network, crop_px, fix):
+def test_a_crop_that_does_not_divide_is_refused(data, network, crop_px, fix):
     with pytest.raises(TrainingError, match=f"crop_px={crop_px}") as caught:
-        Run(network, NARROW, replace(TINY, crop_px=crop_px))
+        tiny_task(data, replace(TINY, crop_px=crop_px), network=network)
     assert caught.value.fix == f"use crop_px={fix}"
-    Run(network, NARROW, replace(TINY, crop_px=fix))
+    tiny_task(data, replace(TINY, crop_px=fix), network=network)
 
 
 def test_divergence_is_refused_before_it_reaches_the_weights(data, tmp_path):
@@ -238,27 +242,25 @@ def test_divergence_is_refused_before_it_reaches_the_weights(data, tmp_path):
 
 
 @pytest.mark.parametrize("what", ["loss", "gradient"])
-def test_a_step_that_is_not_finite_changes_nothing(crowds, monkeypatch, what):
-    run = Run("csrnet", NARROW, TINY)
-    groups = [SampleGroup("crowds", crowds, 1.0)]
-    source = CropSource(groups, run.preprocessing, run.density_stride, TINY)
-    batch = source.batch(0, range(TINY.batch_size))
+def test_a_step_that_is_not_finite_changes_nothing(data, what):
+    task = tiny_task(data)
 
-    def broken(predicted, target):
+    def broken(predicted, truth):
         zero = (predicted * 0).sum()
-        return zero * math.nan if what == "loss" else zero.sqrt()  # d sqrt(x) / dx at 0
+        return {"map": zero * math.nan if what == "loss" else zero.sqrt()}  # d sqrt(x) / dx at 0
 
-    monkeypatch.setattr(loop, "density_loss", broken)
+    task.count_loss = broken
+    run = Run(task)
     before = [parameter.clone() for parameter in run.model.parameters()]
     with pytest.raises(TrainingError, match=f"step 0: the {what} is"):
-        run.learn(batch)
+        run.learn(run.batches(0))
     assert all(map(torch.equal, before, run.model.parameters()))
     assert run.step == 0
 
 
 def test_a_validation_error_that_is_not_finite_is_refused(data, tmp_path, monkeypatch):
     validate = Run.validate
-    monkeypatch.setattr(Run, "validate", lambda *a: replace(validate(*a), mae=math.nan))
+    monkeypatch.setattr(Run, "validate", lambda run: {**validate(run), "mae": math.nan})
     with pytest.raises(TrainingError, match="step 2: the validation error is nan"):
         tiny_run(data, tmp_path / "run")
 

@@ -6,21 +6,32 @@ not even the byte-identical copy of one that the published Part A trains on.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from crowdrt.console import say
 from crowdrt.contracts import Sample
 from crowdrt.data.heads.datasets import open_samples, without_copies
 from crowdrt.data.heads.shanghaitech import Part, held_out_beside, shanghaitech
+from crowdrt.data.images import opening
 from crowdrt.data.synthetic.photographs import generate
-from crowdrt.errors import DataError
-from crowdrt.training.counting.crops import SampleGroup
-from crowdrt.training.loop import TrainingSet
+from crowdrt.errors import DataError, TrainingError
+from crowdrt.manifest import fingerprint, sha256_file
+from crowdrt.training.counting.crops import SampleGroup, annotated_heads
 
 SHANGHAITECH = ("ShanghaiTech", "part_A", "part_A_final")
 VALIDATE_EVERY = 15  # every 15th training photograph validates instead
 PART_SHARES: tuple[tuple[Part, float], ...] = (("A", 0.4), ("B", 1.0))
 SYNTHETIC_SEED = 1_000  # far from the seeds that `crowdrt run` and newcomers use
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """Photographs to learn from, by source, and photographs to choose the best network by."""
+
+    groups: tuple[SampleGroup, ...]
+    validation: tuple[Sample, ...]
 
 
 def training_set(data: Path | None, *, num_synthetic: int, synthetic: Path) -> TrainingSet:
@@ -90,3 +101,36 @@ def annotated_group(data: Path) -> SampleGroup:
     if left_out := len(samples) - len(annotated):
         say(f"{data}: {left_out} of {len(samples)} photographs are not annotated and left out")
     return SampleGroup(data.name, annotated, share=1.0)
+
+
+def check_validation(samples: Sequence[Sample]) -> None:
+    """Refuse what the best network cannot be chosen by."""
+    if not samples:
+        raise TrainingError(
+            "there is no annotated photograph to choose the best network by",
+            fix="give TrainingSet at least one for validation",
+        )
+    for sample in samples:
+        annotated_heads(sample)
+
+
+def images_of(data: TrainingSet) -> dict[str, Any]:
+    """Name the photographs and what is in them: another set is never taken for this one."""
+    return {
+        "groups": {
+            f"{group.name} x{group.share:g}": [label(sample) for sample in group.samples]
+            for group in data.groups
+        },
+        "validation": [label(sample) for sample in data.validation],
+    }
+
+
+def label(sample: Sample) -> str:
+    """Return a photograph's name, count and content, with nothing of the machine's paths.
+
+    Hashing both parts of ShanghaiTech takes about a second.
+    """
+    heads = "" if sample.heads is None else sample.heads.tobytes().hex()
+    with opening(sample.image):
+        content = fingerprint({"image": sha256_file(sample.image), "heads": heads})
+    return f"{sample.image.name}:{sample.annotated}:{content[:16]}"

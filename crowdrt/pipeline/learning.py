@@ -1,0 +1,86 @@
+"""Training by recipe: which task it is, with which photographs and which teacher."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from crowdrt.contracts import Artifact, Recipe
+from crowdrt.errors import RecipeError
+from crowdrt.pipeline.networks import shipped_weights
+from crowdrt.recipes import recipe_named
+
+if TYPE_CHECKING:
+    from crowdrt.training.task import Task
+
+
+VALIDATIONS = 5  # at least, of a short run
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """What the command line says beside the recipe."""
+
+    steps: int | None = None
+    seed: int | None = None
+    devices: int = 1
+    accelerator: str = "auto"
+    teacher: Path | None = None  # weights; None: those that the project ships for the recipe's
+    pretrained: Path | None = None  # weights to begin with, by name
+
+
+def with_options(recipe: Recipe, options: TrainOptions) -> Recipe:
+    """Return the recipe with the command line's steps and seed, which are part of its identity."""
+    named = {"steps": options.steps, "seed": options.seed}
+    changes = {name: value for name, value in named.items() if value is not None}
+    return replace(recipe, training=replace(recipe.training, **changes))  # type: ignore[arg-type]
+
+
+def train_stage(
+    recipe: Recipe, *, data: Path | None, out: Path, options: TrainOptions = TrainOptions()
+) -> Artifact:
+    """Train a recipe's network; the best one becomes `out/weights.safetensors`."""
+    from crowdrt.training.devices import Devices
+    from crowdrt.training.loop import train
+
+    task = task_of(with_options(recipe, options), data=data, out=out, options=options)
+    devices = Devices(number=options.devices, accelerator=options.accelerator)
+    often = min(1000, max(1, task.config.steps // VALIDATIONS))
+    return train(task, out, devices=devices, validate_every=often)
+
+
+def task_of(recipe: Recipe, *, data: Path | None, out: Path, options: TrainOptions) -> "Task":
+    """Return what a recipe trains: by density maps, or by density maps and a teacher."""
+    from crowdrt.training.counting.sets import training_set
+    from crowdrt.training.counting.task import DensityTask
+    from crowdrt.training.transfer.task import TransferTask
+
+    config = recipe.training
+    photographs = training_set(
+        data, num_synthetic=config.num_synthetic, synthetic=out / "photographs"
+    )
+    about = (recipe.network, recipe.width, config, photographs)
+    if config.transfer is None:
+        return DensityTask(*about, pretrained=options.pretrained)
+    return TransferTask(
+        *about,
+        teacher=teacher_of(recipe, options.teacher),
+        pretrained=options.pretrained,
+    )
+
+
+def teacher_of(recipe: Recipe, path: Path | None) -> Path:
+    """Return the weights that teach: those that were named, or that the project ships.
+
+    Raises:
+        RecipeError: neither is there.
+    """
+    assert recipe.training.transfer is not None
+    named = recipe.training.transfer.teacher
+    found = path or shipped_weights(recipe_named(named))
+    if found is None:
+        raise RecipeError(
+            f"recipe {recipe.name!r} learns from {named!r}, whose weights are not shipped",
+            fix=f"train it, then name it: crowdrt train {named} --data DIR -o TEACHER; "
+            f"crowdrt train {recipe.name} --teacher TEACHER/weights.safetensors --data DIR -o OUT",
+        )
+    return found

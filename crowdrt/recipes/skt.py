@@ -1,0 +1,85 @@
+"""SKT's students, by the tables of the paper they belong to.
+
+Liu et al., "Efficient Crowd Counting via Structured Knowledge Transfer", ACM MM 2020,
+arXiv:2003.10120. `skt-3-...` are the rows of Table 3 (what is transferred) and `skt-4-...` of
+Table 4 (which ground truth), at 1/4-CSRNet and the settings of the authors' code: Adam at 1e-4,
+weight decay 5e-4, batches of one crop, 1000 epochs of 300 photographs repeated four times.
+
+`...-cpu` are the same rows within a CPU's budget, at 1/8-CSRNet and from scratch: batches, batch
+normalisation, the loss of the shipped student, and transfers as means over locations, so that the
+error of the map is not drowned. Both rows of a comparison differ in the transfer alone.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from fractions import Fraction
+
+from crowdrt.contracts import Recipe
+from crowdrt.learning import TrainingConfig, Transfer
+
+PUBLISHED = TrainingConfig(
+    steps=1000 * 4 * 300,
+    batch_size=1,
+    optimizer="adam",
+    learning_rate=1e-4,
+    weight_decay=5e-4,
+    schedule="constant",
+    warm_up_steps=0,
+    clip_norm=0,
+    average=0,
+    precision="32-true",
+    loss="squared",
+    crops="ratio",
+    flip=0.2,
+    colours=False,
+    batch_norm=False,
+)
+ON_A_CPU = TrainingConfig(steps=1500, batch_size=8, crop_px=192)
+CODE = Transfer(
+    teacher="csrnet", normalise=True, with_density=True, intra_weight=0.5, inter_weight=0.5
+)
+BY_MEANS = Transfer(teacher="csrnet-quarter", normalise=True, mean=True)
+
+# rows of Table 3: what is transferred between the layers; the map's loss is the same in all
+TRANSFERS: dict[str, dict[str, str | None]] = {
+    "l2": {"intra": "l2", "inter": None},
+    "cosine": {"intra": "cosine", "inter": None},
+    "sparse-fsp": {"intra": None, "inter": "sparse"},
+    "dense-fsp": {"intra": None, "inter": "dense"},
+    "l2-dense-fsp": {"intra": "l2", "inter": "dense"},
+    "cosine-dense-fsp": {"intra": "cosine", "inter": "dense"},
+}
+GROUND_TRUTHS = {"hard": "hard", "soft": "soft", "hard-soft": "both"}
+
+
+def skt_recipes() -> Iterator[Recipe]:
+    """Yield every row of Tables 3 and 4, as published and on a CPU's budget."""
+    for suffix, width, config, transfer in (
+        ("", Fraction(1, 4), PUBLISHED, CODE),
+        ("-cpu", Fraction(1, 8), ON_A_CPU, BY_MEANS),
+    ):
+        base = Recipe(
+            name=f"skt-3-none{suffix}",
+            network="csrnet",
+            width=width,
+            about=f"SKT without transfer, {BUDGETS[suffix]}",
+            training=config,
+        )
+        yield base
+        for name, changes in TRANSFERS.items():
+            changed = replace(transfer, **changes)  # type: ignore[arg-type]
+            about = f"SKT, Table 3: {name.replace('-', ' ')}, {BUDGETS[suffix]}"
+            yield taught(base, f"skt-3-{name}{suffix}", changed, about)
+        for name, truth in GROUND_TRUTHS.items():
+            changed = replace(transfer, ground_truth=truth)  # type: ignore[arg-type]
+            about = f"SKT, Table 4: {name.replace('-', ' and ')} ground truth, {BUDGETS[suffix]}"
+            yield taught(base, f"skt-4-{name}{suffix}", changed, about)
+
+
+BUDGETS = {"": "as published", "-cpu": "on a CPU's budget"}
+
+
+def taught(base: Recipe, name: str, transfer: Transfer, about: str) -> Recipe:
+    """Return a recipe that differs from `base` in its teacher alone."""
+    training = replace(base.training, transfer=transfer)
+    return replace(base, name=name, about=about, training=training)

@@ -1,0 +1,159 @@
+"""Learning to count from density maps: the task of every network that answers one."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from crowdrt.contracts import DENSITY, MIN_SIDE_PX, Preprocessing
+from crowdrt.errors import TrainingError
+from crowdrt.learning import TrainingConfig
+from crowdrt.models import DENSITY_NETWORKS, build_model
+from crowdrt.models.network import Network, Normalise, fold_blocks
+from crowdrt.training.batch_norm import AddedNorm, add_batch_norm
+from crowdrt.training.counting.crops import Batch, CropSource
+from crowdrt.training.counting.evaluate import count_errors
+from crowdrt.training.counting.losses import Annotation, count_loss
+from crowdrt.training.counting.sets import TrainingSet, check_validation, images_of
+from crowdrt.training.pretrained import load_by_name, sha256_of
+from crowdrt.training.task import Task
+
+
+class DensityTask(Task):
+    """One counting network, its photographs and its loss.
+
+    Args:
+        network: what to build.
+        width: at which width.
+        config: crops, loss, optimiser, steps.
+        data: what to learn from, and what to choose the best network by.
+        pretrained: weights that it begins with where their names and shapes agree, or None.
+
+    Raises:
+        TrainingError: it has no map, or crops or photographs cannot be trained on.
+    """
+
+    def __init__(
+        self,
+        network: str,
+        width: Fraction,
+        config: TrainingConfig,
+        data: TrainingSet,
+        *,
+        pretrained: Path | None = None,
+    ) -> None:
+        self.network, self.width, self.config, self.data = network, width, config, data
+        self.pretrained = pretrained
+        plain = build_model(network, width)
+        check_answer(network, plain)
+        check_crop(config.crop_px, plain.preprocessing)
+        check_validation(data.validation)
+        self.preprocessing, self.stride = plain.preprocessing, plain.density_stride
+        self.border = target_border(plain, config.crop_px)
+        self.normalise = Normalise(plain.preprocessing)
+        self.source = CropSource(data.groups, self.preprocessing, self.stride, config)
+        self.count_loss = count_loss(config)
+
+    def build(self) -> Network:
+        """Return the network, normalised as the recipe says."""
+        return self.counter()
+
+    def counter(self) -> Network:
+        """Return the network that counts, alone, as it begins."""
+        model = build_model(self.network, self.width)
+        if self.pretrained is not None:
+            load_by_name(model, self.pretrained)
+        if self.config.batch_norm:
+            add_batch_norm(model)
+        return model
+
+    def batch(self, step: int, members: range) -> Batch:
+        """Return some crops of a step's batch."""
+        return self.source.batch(step, members)
+
+    def losses(
+        self,
+        model: nn.Module,
+        batch: Batch,
+        *,
+        step: int,  # noqa: ARG002
+        device: torch.device,
+    ) -> Mapping[str, Tensor]:
+        """Return the error of the predicted map; it is no function of the step."""
+        image, target = self.on_device(batch, device)
+        return self.map_losses(model(image), target, batch)
+
+    def on_device(self, batch: Batch, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Return the normalised images (B, C, H, W) and their maps, as large as the answer's."""
+        pixels = self.normalise.to(device)(torch.from_numpy(batch.images).to(device))
+        target = functional.pad(torch.from_numpy(batch.density), self.border)
+        return pixels.contiguous(memory_format=torch.channels_last), target.to(device)
+
+    def map_losses(self, predicted: Tensor, target: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """Return the recipe's loss between an answer and a map, both (B, 1, h, w)."""
+        heads = [torch.from_numpy(each).to(predicted.device) for each in batch.heads]
+        return self.count_loss(predicted.float(), Annotation(target, heads, self.stride))
+
+    def shipped(self, state: Mapping[str, Tensor]) -> Network:
+        """Return the network as `build_model` makes it: what training added is folded."""
+        model = build_model(self.network, self.width)
+        if self.config.batch_norm:
+            add_batch_norm(model)
+        model.load_state_dict(state)
+        return fold_blocks(model, only=AddedNorm)  # type: ignore[return-value]
+
+    def validate(self, model: Network, device: torch.device) -> Mapping[str, float]:
+        """Return the errors on whole photographs."""
+        return asdict(count_errors(model, self.data.validation, self.preprocessing, device=device))
+
+    def made_from(self) -> dict[str, Any]:
+        """Return the photographs, and the weights it began with."""
+        return {"images": images_of(self.data), "pretrained": sha256_of(self.pretrained)}
+
+
+def check_answer(network: str, model: Network) -> None:
+    """Refuse a network that answers no density map of whatever image it is given.
+
+    Raises:
+        TrainingError: it counts without a map, takes one size only, or detects.
+    """
+    if model.output_names != (DENSITY,) or model.fixed_size is not None:
+        raise TrainingError(
+            f"{network} does not learn from density maps of crops of any size",
+            fix=f"train one of {', '.join(DENSITY_NETWORKS)}, or a recipe of its own: "
+            "crowdrt recipes",
+        )
+
+
+def check_crop(crop_px: int, preprocessing: Preprocessing) -> None:
+    """Refuse crops that the network cannot divide into cells, or that hold no head."""
+    stride = preprocessing.stride
+    if crop_px % stride or crop_px < MIN_SIDE_PX:
+        least = -(-MIN_SIDE_PX // stride)
+        nearest = max(round(crop_px / stride), least) * stride
+        raise TrainingError(
+            f"crop_px={crop_px}: this network learns from crops of at least {MIN_SIDE_PX} px, in "
+            f"multiples of {stride}",
+            fix=f"use crop_px={nearest}",
+        )
+
+
+def target_border(model: Network, crop_px: int) -> tuple[int, int, int, int]:
+    """Return the cells to add around a crop's density map: left, right, top and bottom.
+
+    SANet's map is 7 px larger than its input and begins 3.5 px above and left of it. Nobody is
+    annotated out there, so the target is 0: what the network answers there is part of its count.
+    The odd cell goes to the right and the bottom, which shifts the target by half a pixel.
+    """
+    image = torch.zeros(1, model.preprocessing.num_channels, crop_px, crop_px)
+    with torch.inference_mode():
+        cells = model.eval()(image).shape[-1]
+    extra = cells - crop_px // model.density_stride
+    assert extra >= 0, f"{type(model).__name__} answers {cells} cells for {crop_px} px"
+    before, after = extra // 2, extra - extra // 2
+    return before, after, before, after

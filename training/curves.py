@@ -1,0 +1,64 @@
+"""curves.png: a run's losses and validation errors so far, drawn anew at every validation."""
+
+from pathlib import Path
+from typing import Any
+
+from crowdrt.errors import MissingDependencyError
+from crowdrt.lazy import require
+from crowdrt.manifest import write_whole
+from crowdrt.training.metrics import read_lines
+
+NO_TERMS = ("step", "loss", "rate", "time")
+INCHES = (9, 4)
+SMOOTH = 0.9  # of the exponential average drawn over the losses
+
+
+def draw_curves(out: Path) -> None:
+    """Draw what `out` holds of a run so far; nothing where matplotlib is not installed."""
+    try:
+        figures = require("matplotlib.figure", extra="report")
+    except MissingDependencyError:
+        return
+    figure = figures.Figure(figsize=INCHES, layout="constrained")
+    left, right = figure.subplots(1, 2)
+    draw_losses(left, read_lines(out / "losses.jsonl"))
+    draw_errors(right, read_lines(out / "metrics.jsonl"))
+    with write_whole(out / "curves.png") as temporary:
+        figure.savefig(temporary, format="png", dpi=110)
+
+
+def draw_losses(axes: Any, lines: list[dict[str, Any]]) -> None:
+    """Draw every term by its name, smoothed, and the plain sum behind it."""
+    steps = [line["step"] for line in lines]
+    if lines:
+        axes.plot(steps, [line["loss"] for line in lines], color="0.8", linewidth=0.8)
+    names = [name for name in (lines[0] if lines else {}) if name not in NO_TERMS]
+    for name in ["loss", *(names if len(names) > 1 else [])]:
+        axes.plot(steps, smoothed([line.get(name, float("nan")) for line in lines]), label=name)
+    axes.set(title="training loss", xlabel="step", yscale="log" if lines else "linear")
+    if len(names) > 1:
+        axes.legend(frameon=False, fontsize="small")
+
+
+def draw_errors(axes: Any, lines: list[dict[str, Any]]) -> None:
+    """Draw the validation errors, and mark the best."""
+    if lines:
+        name = "mae" if "mae" in lines[0] else list(lines[0])[2]
+        steps, values = [line["step"] for line in lines], [line[name] for line in lines]
+        axes.plot(steps, values, marker="o", markersize=3)
+        best = min(range(len(values)), key=values.__getitem__)
+        axes.plot(steps[best], values[best], marker="o", color="tab:red")
+        axes.annotate(
+            f"{values[best]:.4g}", (steps[best], values[best]), (4, 6), textcoords="offset points"
+        )
+        axes.set_ylabel(name)
+        axes.set_ylim(bottom=0)
+    axes.set(title="validation, best in red", xlabel="step")
+
+
+def smoothed(values: list[float]) -> list[float]:
+    """Return the exponential average of what came before each value."""
+    found: list[float] = []
+    for value in values:
+        found.append(value if not found else SMOOTH * found[-1] + (1 - SMOOTH) * value)
+    return found

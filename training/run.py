@@ -1,0 +1,163 @@
+"""One network being trained: its modules, its optimiser, its devices and where it stands."""
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from lightning.fabric import Fabric
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from crowdrt.errors import TrainingError
+from crowdrt.learning import TrainingConfig
+from crowdrt.models.network import Network
+from crowdrt.training.batch_norm import share_statistics
+from crowdrt.training.devices import Devices, launch
+from crowdrt.training.schedules import build_optimizer, learning_rate, set_rate
+from crowdrt.training.task import Task
+
+ONE_DEVICE = Devices()
+
+for library in ("lightning.fabric", "lightning.pytorch"):
+    logging.getLogger(library).setLevel(logging.WARNING)  # they announce their settings
+
+
+class Run:
+    """A task on its devices.
+
+    Every process holds one, with the same weights and another share of every batch.
+
+    Args:
+        task: what is trained.
+        devices: on how many processes, and of which kind.
+
+    Raises:
+        TrainingError: a batch cannot be shared equally.
+    """
+
+    def __init__(self, task: Task, devices: Devices = ONE_DEVICE) -> None:
+        self.task, self.config = task, task.config
+        self.fabric = launch(devices, task.config.precision)
+        torch.manual_seed(task.config.seed)
+        model: nn.Module = task.build()
+        groups = task.parameter_groups(model)  # type: ignore[arg-type]
+        if self.fabric.world_size > 1:
+            share_statistics(model)
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        optimizer = build_optimizer(groups, task.config)
+        self.model, self.optimizer = self.fabric.setup(model, optimizer)
+        if hasattr(model, "forward_train"):
+            self.model.mark_forward_method("forward_train")
+        self.average = averaged(self.module, task.config)
+        self.parts = parts_of(task.config, self.fabric)
+        self.step = 0
+        self.best = math.inf
+
+    @property
+    def module(self) -> nn.Module:
+        """The network itself, without what shares it between devices."""
+        module: nn.Module = self.model.module
+        return module
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes files and speaks."""
+        return self.fabric.is_global_zero
+
+    @property
+    def modules(self) -> dict[str, nn.Module]:
+        """What a checkpoint holds."""
+        average = {} if self.average is None else {"average": self.average}
+        return {"model": self.module, **average}
+
+    def batches(self, step: int) -> list[Any]:
+        """Return this process's parts of a step's batch."""
+        return [self.task.batch(step, members) for members in self.parts]
+
+    def learn(self, batches: Sequence[Any]) -> dict[str, float]:
+        """Take one optimisation step and return its terms, and their sum as "loss".
+
+        Raises:
+            TrainingError: training diverged; the weights are as they were.
+        """
+        set_rate(self.optimizer, learning_rate(self.step, self.config))
+        self.model.train()
+        self.optimizer.zero_grad(set_to_none=True)
+        terms = self.descend(batches)
+        self.check_finite("loss", terms["loss"])
+        self.check_gradient()
+        self.optimizer.step()
+        if self.average is not None:
+            self.average.update_parameters(self.module)
+        self.step += 1
+        return terms
+
+    def descend(self, batches: Sequence[Any]) -> dict[str, float]:
+        """Add up the gradient of all parts and return the terms, means over all processes."""
+        sums: dict[str, Tensor] = {}
+        for number, batch in enumerate(batches, start=1):
+            with self.fabric.no_backward_sync(self.model, enabled=number < len(batches)):
+                found = self.task.losses(
+                    self.model, batch, step=self.step, device=self.fabric.device
+                )
+                loss = torch.stack(list(found.values())).sum()
+                self.fabric.backward(loss / len(batches))
+            for name, value in {"loss": loss, **found}.items():
+                sums[name] = sums.get(name, torch.zeros(())) + value.detach().float().cpu()
+        means = torch.stack(list(sums.values())) / len(batches)
+        shared = self.fabric.all_reduce(means.to(self.fabric.device), reduce_op="mean")
+        assert isinstance(shared, Tensor)
+        return dict(zip(sums, shared.tolist(), strict=True))
+
+    def check_gradient(self) -> None:
+        """Clip the gradient as the recipe says; refuse one that is not finite."""
+        limit = self.config.clip_norm or math.inf
+        norm = self.fabric.clip_gradients(
+            self.model, self.optimizer, max_norm=limit, error_if_nonfinite=False
+        )
+        if self.config.precision != "16-mixed":  # whose scale is found by overflowing
+            self.check_finite("gradient", float(norm))  # type: ignore[arg-type]
+
+    def check_finite(self, what: str, value: float) -> None:
+        """Stop before NaN or infinity reaches the weights or a checkpoint."""
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"step {self.step}: the {what} is {value}; training diverged",
+                fix="lower training.learning_rate in the recipe, "
+                f"{self.config.learning_rate:g} here, and train again",
+            )
+
+    def shipped(self) -> Network:
+        """Return what ships, on the CPU: the averaged network where there is an average."""
+        source = self.module if self.average is None else self.average.module
+        state = {name: tensor.detach().cpu() for name, tensor in source.state_dict().items()}
+        return self.task.shipped(state)
+
+    def validate(self) -> Mapping[str, float]:
+        """Return the errors of what ships."""
+        model = self.shipped().to(self.fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return self.task.validate(model, self.fabric.device)
+
+
+def averaged(module: nn.Module, config: TrainingConfig) -> AveragedModel | None:
+    """Return the network whose weights are the moving average, if the recipe wants one."""
+    if not config.average:
+        return None
+    average = get_ema_multi_avg_fn(config.average)  # type: ignore[no-untyped-call]
+    return AveragedModel(module, multi_avg_fn=average, use_buffers=True)
+
+
+def parts_of(config: TrainingConfig, fabric: Fabric) -> list[range]:
+    """Return which members of a batch this process takes, part by part."""
+    shares = fabric.world_size * config.accumulate
+    if config.batch_size % shares:
+        raise TrainingError(
+            f"a batch of {config.batch_size} cannot be shared by {fabric.world_size} devices in "
+            f"{config.accumulate} parts each",
+            fix=f"use a batch_size that is a multiple of {shares}, or fewer --devices",
+        )
+    size = config.batch_size // shares
+    first = fabric.global_rank * config.accumulate
+    return [range(size * i, size * (i + 1)) for i in range(first, first + config.accumulate)]
