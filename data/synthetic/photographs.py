@@ -51,11 +51,7 @@ def generate(
         size: height, width in pixels.
         people: fewest and most annotated heads in a photograph.
     """
-    check_request(size, people)
-    if num_images < 1:
-        raise DataError(f"num_images={num_images} makes no photograph", fix="ask for at least 1")
-    if seed < 0:
-        raise DataError(f"seed={seed} is negative", fix="use a whole number from 0")
+    check_request(size, people, num_images=num_images, seed=seed)
     folder = Path(folder)
     numbers = track(range(num_images), "synthetic photographs", total=num_images)
     return [_sample(folder, k, seed=seed, size=size, people=people) for k in numbers]
@@ -80,6 +76,14 @@ def crowd_photograph(
     Raises:
         DataError: the size is too small, or the range cannot be met at this size.
     """
+    pixels, people = photograph(seed, size=size, people_range=people_range)
+    return pixels, seen_heads(people, size)
+
+
+def photograph(
+    seed: int, *, size: Size, people_range: tuple[int, int]
+) -> tuple[UInt8Image, list[Person]]:
+    """Return one photograph, (3, H, W) uint8, and who is on it, far to near."""
     check_request(size, people_range)
     rng = np.random.default_rng(seed)
     fewest, most = people_range
@@ -88,14 +92,19 @@ def crowd_photograph(
     scene = background(rng, camera)
     _cast_shadows(rng, scene, people, wardrobe)
     _paint(scene, people, camera, haze=float(rng.uniform(0, 0.3)))
-    heads = seen_heads(people, size)
     picture = _developed(rng, scene)
-    return np.ascontiguousarray(picture.transpose(2, 0, 1)), heads
+    return np.ascontiguousarray(picture.transpose(2, 0, 1)), people
 
 
-def check_request(size: Size, people: tuple[int, int]) -> None:
-    """Refuse a size or a number of people that no photograph can have."""
+def check_request(
+    size: Size, people: tuple[int, int], *, num_images: int = 1, seed: int = 0
+) -> None:
+    """Refuse a size or a number of people that no photograph can have, or a set that is none."""
     height, width = size
+    if num_images < 1:
+        raise DataError(f"num_images={num_images} makes no photograph", fix="ask for at least 1")
+    if seed < 0:
+        raise DataError(f"seed={seed} is negative", fix="use a whole number from 0")
     if min(size) < MIN_SIDE_PX:
         raise DataError(
             f"{width}x{height} px is too small for a synthetic crowd",
