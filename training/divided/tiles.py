@@ -28,12 +28,12 @@ from crowdrt.data.tiles import Tiling, tiling_of
 from crowdrt.errors import TrainingError
 from crowdrt.learning import GradientFusion, TrainingConfig
 from crowdrt.training.counting.crops import (
-    INSIDE_PX,
     SampleGroup,
     annotated_heads,
     to_array,
     vary_colours,
 )
+from crowdrt.training.counting.windows import INSIDE_PX
 
 FloatArray = npt.NDArray[np.float32]
 HELD_BYTES = 4 * 2**30  # decoded photographs; those beyond are decoded whenever they are drawn
