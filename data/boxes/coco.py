@@ -2,18 +2,22 @@
 
 Lin et al., "Microsoft COCO: Common Objects in Context", ECCV 2014; the format is at
 https://cocodataset.org/#format-data. A box is [x, y, width, height] in pixels from 0; `iscrowd` 1
-marks a region of many people, which is left out of the evaluation.
+marks a region of many people, which is left out of the evaluation. The published
+`instances_train2017.json` has two boxes without height (cocoapi's issue 355): a box that covers
+nothing is left out, with a word.
 """
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from crowdrt.console import say
 from crowdrt.contracts import BoxSample
 from crowdrt.data.boxes.records import (
     Box,
     box_sample,
     corners,
+    covers_nothing,
     excerpt,
     find_image,
     parse_json,
@@ -25,12 +29,15 @@ FORMAT = "see https://cocodataset.org/#format-data"
 PERSON = "person"
 
 
-def coco(path: Path, *, category: str = PERSON, images: Path | None = None) -> list[BoxSample]:
+def coco(
+    path: Path, *, category: str | None = PERSON, images: Path | None = None
+) -> list[BoxSample]:
     """Read an `instances_*.json` file.
 
     Args:
         path: the annotation file.
-        category: whose boxes; the others are left out.
+        category: whose boxes, with label 0; the others are left out. None: all categories, their
+            labels from 0 in the order of their numbers, so that COCO's 80 are 0 to 79 and people 0.
         images: the folder of the photographs; None looks where COCO's own files lie, and beside
             the annotation file.
 
@@ -41,16 +48,25 @@ def coco(path: Path, *, category: str = PERSON, images: Path | None = None) -> l
         DataError: no such category, a box is none, or an image is missing.
     """
     document = parse_json(read_text(path), source=str(path))
-    wanted = category_id(document, category, source=path)
+    wanted = wanted_labels(document, category, source=path)
     named = images_by_id(document, source=path)
-    found: dict[Any, tuple[list[Box], list[bool]]] = {each: ([], []) for each in named}
+    found: dict[Any, tuple[list[Box], list[bool], list[int]]]
+    found = {each: ([], [], []) for each in named}
+    num_empty = 0
     for number, entry in enumerate(entries(document, "annotations", source=path), start=1):
-        if entry.get("category_id") != wanted:
+        kind = entry.get("category_id")
+        if not isinstance(kind, int | str) or kind not in wanted:
             continue
         place = f"{path} annotation {entry.get('id', f'number {number}')}"
-        boxes, ignore = found[known_image(entry, named, source=place)]
+        boxes, ignore, labels = found[known_image(entry, named, source=place)]
+        if covers_nothing(entry.get("bbox"), source=place):
+            num_empty += 1
+            continue
         boxes.append(corners(entry.get("bbox"), source=place))
         ignore.append(bool(entry.get("iscrowd")))
+        labels.append(wanted[kind])
+    if num_empty:
+        say(f"{path}: {num_empty} box(es) that cover nothing are left out")
     folders = [images] if images else image_folders(path)
     return [
         box_sample(find_image(name, folders, source=str(path)), *found[each])
@@ -76,17 +92,28 @@ def entries(document: Any, name: str, *, source: Path) -> list[Mapping[str, Any]
     return found
 
 
-def category_id(document: Any, category: str, *, source: Path) -> Any:
-    """Return the number of a category that is known by its name."""
+def wanted_labels(document: Any, category: str | None, *, source: Path) -> dict[int | str, int]:
+    """Return labels by the numbers of their categories, of one category or of all."""
     listed = {
-        str(e.get("name")): e.get("id") for e in entries(document, "categories", source=source)
+        str(e.get("name")): known_id(e.get("id"), source=source)
+        for e in entries(document, "categories", source=source)
     }
+    if category is None:
+        order = sorted(listed.values(), key=lambda each: (isinstance(each, str), each))
+        return {each: label for label, each in enumerate(order)}
     if category not in listed:
         raise DataError(
             f"{source} has no category {category!r}",
             fix=f"choose one with --category: {', '.join(sorted(listed)) or 'the file lists none'}",
         )
-    return listed[category]
+    return {listed[category]: 0}
+
+
+def known_id(found: object, *, source: Path) -> int | str:
+    """Return a category's number, or refuse what is none."""
+    if not isinstance(found, int | str):
+        raise DataError(f"{source}: a category's id is {excerpt(found)}", fix=FORMAT)
+    return found
 
 
 def images_by_id(document: Any, *, source: Path) -> dict[Any, str]:

@@ -16,9 +16,9 @@ from crowdrt.data.boxes.records import (
     Box,
     box_sample,
     corners,
+    covers_nothing,
     excerpt,
     find_image,
-    numbers,
     parse_json,
     read_text,
 )
@@ -89,7 +89,7 @@ def read_record(
         place = f"{source}, box {k + 1} ({key})"
         found = entry.get(key, entry.get("fbox")) if ignored else entry.get(key)
         if ignored and covers_nothing(found, source=place):
-            continue
+            continue  # masks have no head, and a head box of zeros
         boxes.append(corners(found, source=place))
         ignore.append(ignored)
     return box_sample(image, boxes, ignore)
@@ -101,9 +101,3 @@ def is_ignored(entry: Mapping[str, Any], key: str) -> bool:
     attributes = [entry.get(flag) for flag in flags]
     marked = any(isinstance(a, dict) and bool(a.get("ignore")) for a in attributes)
     return marked or entry.get("tag") != "person"
-
-
-def covers_nothing(xywh: object, *, source: str) -> bool:
-    """Say whether a box has no area; masks have no head, and a head box of zeros."""
-    _, _, width, height = numbers(xywh, source=source)
-    return min(width, height) == 0

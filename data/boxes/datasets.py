@@ -21,7 +21,7 @@ class BoxOptions:
 
     images: Path | None = None  # CrowdHuman, COCO: the folder of the photographs
     box: BoxKind = "full"  # CrowdHuman
-    category: str = PERSON  # COCO
+    category: str | None = PERSON  # COCO; None: all
     min_visibility: float = 0.0  # MOT: people less visible need not be found
 
     def __post_init__(self) -> None:

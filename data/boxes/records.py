@@ -17,13 +17,15 @@ FAR_PX = 1e6  # no corner of a box lies further away
 EXCERPT = 60  # characters of what was found that an error shows
 
 
-def box_sample(image: Path, boxes: Sequence[Box], ignore: Sequence[bool]) -> BoxSample:
-    """Return the annotation of one image; every box is a person, label 0."""
+def box_sample(
+    image: Path, boxes: Sequence[Box], ignore: Sequence[bool], labels: Sequence[int] | None = None
+) -> BoxSample:
+    """Return the annotation of one image; without labels every box is a person, label 0."""
     return BoxSample(
         image=image,
         boxes=np.asarray(boxes, np.float32).reshape(-1, 4),
         ignore=np.asarray(ignore, np.bool_),
-        labels=np.zeros(len(boxes), np.int64),
+        labels=np.asarray([0] * len(boxes) if labels is None else labels, np.int64),
     )
 
 
@@ -54,6 +56,12 @@ def numbers(xywh: object, *, source: str) -> Box:
         )
     x, y, width, height = map(float, plain)
     return x, y, width, height
+
+
+def covers_nothing(xywh: object, *, source: str) -> bool:
+    """Say whether a box has no area; a negative side is no box and is refused by `corners`."""
+    _, _, width, height = numbers(xywh, source=source)
+    return min(width, height) == 0
 
 
 def read_text(path: Path) -> str:

@@ -163,6 +163,77 @@ def test_coco_reads_people_and_crowds(coco_file, tmp_path):
     np.testing.assert_array_equal(cars.boxes, [[0, 0, 9, 9]])
 
 
+CATEGORIES = [
+    {"id": 90, "name": "toothbrush"},
+    {"id": 1, "name": "person"},
+    {"id": 13, "name": "x"},
+]
+
+
+def test_coco_reads_all_categories_with_labels_in_the_order_of_their_numbers(coco_file):
+    annotations = [
+        {"id": k, "image_id": 7, "category_id": kind, "bbox": [k, 2, 3, 4]}
+        for k, kind in enumerate([13, 1, 90, 1])
+    ]
+    path = coco_file(*annotations, categories=CATEGORIES)
+    (everything,) = open_box_samples(path, BoxOptions(category=None))
+    assert everything.labels.tolist() == [1, 0, 2, 0]
+    np.testing.assert_array_equal(everything.boxes[:, 0], [0, 1, 2, 3])
+    (brushes,) = open_box_samples(path, BoxOptions(category="toothbrush"))
+    assert (brushes.labels.tolist(), brushes.boxes[0, 0]) == ([0], 2)
+
+
+def test_a_box_of_coco_that_covers_nothing_is_left_out_with_a_word(coco_file, capsys):
+    """As in annotation 918 of the published instances_train2017.json."""
+    empty = {"id": 918, "image_id": 7, "category_id": 1, "bbox": [296.65, 388.33, 1.03, 0.0]}
+    path = coco_file(empty, empty | {"bbox": [1, 2, 3, 4]}, empty | {"bbox": [1, 2, 0, 4]})
+    (sample,) = open_box_samples(path)
+    np.testing.assert_array_equal(sample.boxes, [[1, 2, 4, 6]])
+    assert len(sample.labels) == len(sample.ignore) == 1
+    assert "2 box(es) that cover nothing" in capsys.readouterr().err
+
+
+@pytest.fixture
+def published(tmp_path, photo):
+    """CrowdHuman and COCO as they are unpacked, with every published field of an annotation."""
+    crowd = tmp_path / "CrowdHuman"
+    parts = {"train01": "273271,1a0d6000b9e1f5b7", "train03": "282555,5da2000fb96ff6a", "val": "b"}
+    person = PERSON | {"head_attr": {"ignore": 0, "occ": 0, "unsure": 0}}
+    for part, name in parts.items():
+        photo(crowd / f"CrowdHuman_{part}" / "Images" / f"{name}.jpg")
+        line = json.dumps({"ID": name, "gtboxes": [person]}) + "\n"
+        with (crowd / f"annotation_{part.rstrip('0123456789')}.odgt").open("a") as file:
+            file.write(line)
+    coco = tmp_path / "COCO"
+    image = {"id": 391895, "file_name": "000000391895.jpg", "height": 48, "width": 64, "license": 3}
+    box = {"id": 1, "image_id": 391895, "category_id": 1, "bbox": [1, 2, 3, 4], "iscrowd": 0}
+    whole = box | {"segmentation": [[1, 2, 4, 2, 4, 6]], "area": 12.0}
+    crowd = box | {"segmentation": {"counts": [9], "size": [48, 64]}, "area": 9, "iscrowd": 1}
+    kinds = [{"supercategory": "person", "id": 1, "name": "person"}]
+    for split in ("train2017", "val2017"):
+        photo(coco / split / "000000391895.jpg")
+        document = {"info": {}, "licenses": [], "images": [image], "categories": kinds}
+        path = coco / "annotations" / f"instances_{split}.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(document | {"annotations": [whole, crowd]}))
+    return tmp_path
+
+
+def test_published_folders_are_read_as_they_are_unpacked(published):
+    train = open_box_samples(published / "CrowdHuman" / "annotation_train.odgt")
+    assert [sample.image.parents[1].name for sample in train] == [
+        "CrowdHuman_train01", "CrowdHuman_train03",
+    ]  # fmt: skip
+    assert [sample.annotated for sample in train] == [1, 1]
+    (val,) = open_box_samples(published / "CrowdHuman" / "annotation_val.odgt")
+    assert val.image.parents[1].name == "CrowdHuman_val"
+    for split in ("train2017", "val2017"):
+        path = published / "COCO" / "annotations" / f"instances_{split}.json"
+        (sample,) = open_box_samples(path)
+        assert sample.image == published / "COCO" / split / "000000391895.jpg"
+        assert (sample.annotated, sample.ignore.tolist()) == (1, [False, True])
+
+
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
@@ -182,6 +253,7 @@ def test_an_annotation_of_coco_that_cannot_be_read(coco_file, fields, said):
     [
         ({"categories": {}}, "categories is '{}'"),
         ({"annotations": [3]}, "annotations is '[3]'"),
+        ({"categories": [{"id": [1], "name": "person"}]}, "a category's id is '[1]'"),
         ({"images": None}, "images is 'null'"),
         ({"images": []}, "lists no images"),
         ({"images": [{"id": 7}]}, "an image needs id and file_name"),
