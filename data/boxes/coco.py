@@ -50,14 +50,26 @@ def coco(
     document = parse_json(read_text(path), source=str(path))
     wanted = wanted_labels(document, category, source=path)
     named = images_by_id(document, source=path)
+    found = boxes_by_image(document, wanted, named, source=path)
+    folders = [images] if images else image_folders(path)
+    return [
+        box_sample(find_image(name, folders, source=str(path)), *found[each])
+        for each, name in named.items()
+    ]
+
+
+def boxes_by_image(
+    document: Any, wanted: Mapping[int | str, int], named: Mapping[Any, str], *, source: Path
+) -> dict[Any, tuple[list[Box], list[bool], list[int]]]:
+    """Return boxes, whether they are ignored, and labels, by the ids of all images."""
     found: dict[Any, tuple[list[Box], list[bool], list[int]]]
     found = {each: ([], [], []) for each in named}
     num_empty = 0
-    for number, entry in enumerate(entries(document, "annotations", source=path), start=1):
+    for number, entry in enumerate(entries(document, "annotations", source=source), start=1):
         kind = entry.get("category_id")
         if not isinstance(kind, int | str) or kind not in wanted:
             continue
-        place = f"{path} annotation {entry.get('id', f'number {number}')}"
+        place = f"{source} annotation {entry.get('id', f'number {number}')}"
         boxes, ignore, labels = found[known_image(entry, named, source=place)]
         if covers_nothing(entry.get("bbox"), source=place):
             num_empty += 1
@@ -66,12 +78,8 @@ def coco(
         ignore.append(bool(entry.get("iscrowd")))
         labels.append(wanted[kind])
     if num_empty:
-        say(f"{path}: {num_empty} box(es) that cover nothing are left out")
-    folders = [images] if images else image_folders(path)
-    return [
-        box_sample(find_image(name, folders, source=str(path)), *found[each])
-        for each, name in named.items()
-    ]
+        say(f"{source}: {num_empty} box(es) that cover nothing are left out")
+    return found
 
 
 def image_folders(path: Path) -> list[Path]:

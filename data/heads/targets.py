@@ -50,16 +50,15 @@ def density_target(
 ) -> npt.NDArray[np.float32]:
     """Return the map of a photograph that is padded to the stride.
 
-    Heads outside the photograph are left out; those outside the region of interest are spread too,
-    since they reach into it, and then the map is cut to the region, as public code does for
-    WorldExpo'10. So a map's sum is the number of heads only where there is no region.
+    Heads outside the photograph are left out. Those outside the region are spread too, since they
+    reach into it; then the map is cut to the region, so that its sum is no whole number.
 
     Args:
         heads: (N, 2) x, y in pixels from 0, all that are annotated.
         size: height and width of the photograph, before it is padded.
         rule: `adaptive`, `fixed:PX` or `nearest:PX`.
         stride: input pixels per cell.
-        roi: where people count; None: everywhere.
+        roi: where people count.
         folder: keeps the maps; None: the map is drawn anew.
 
     Returns:
@@ -69,12 +68,10 @@ def density_target(
         RecipeError: there is no such rule.
         CrowdRTError: the folder cannot be written to.
     """
-    check_rule(rule)
     if folder is None:
         return draw_target(heads, size, rule, stride, roi)
     path = target_path(folder, heads, size, rule, stride, roi)
-    cells = cells_of(size, stride)
-    if (kept := read_target(path, cells)) is not None:
+    if (kept := read_target(path, cells_of(size, stride))) is not None:
         return kept
     drawn = draw_target(heads, size, rule, stride, roi)
     content = drawn.astype("<f4").tobytes()
