@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.progress import Progress, TaskID
 
 from crowdrt.console import progress_bar, say
@@ -111,7 +112,12 @@ def finish(run: Run, out: Path, made_from: Mapping[str, Any]) -> Artifact:
         )
     with write_whole(weights) as temporary:
         temporary.write_bytes(best.read_bytes())
-    facts = {f"validation_{run.task.score}": run.best}
+    facts = {
+        f"validation_{run.task.score}": run.best,
+        "seconds": run.spent,
+        "threads": torch.get_num_threads(),
+        "devices": run.fabric.world_size,
+    }
     artifact = write_manifest(weights, kind="weights", made_from=made_from, facts=facts)
     for leftover in (checkpoint, best, manifest_path(best)):
         leftover.unlink(missing_ok=True)
@@ -146,6 +152,7 @@ def resume(run: Run, checkpoint: Path, *, key: str) -> None:
         tell(run, f"{checkpoint} is of another recipe or other images: starting from step 0")
         return
     run.step, run.best = facts["step"], facts["best"]
+    run.seconds = facts.get("seconds", 0.0)
     run.fabric.strategy.precision.load_state_dict(facts.get("scaler", {}))
     tell(run, f"resuming at step {run.step}")
 
@@ -154,7 +161,8 @@ def save(run: Run, out: Path, *, key: str) -> None:
     """Write the checkpoint, and wait until it is there."""
     if run.leads:
         scaler = run.fabric.strategy.precision.state_dict()  # of float16 alone
-        facts = {"step": run.step, "best": run.best, "key": key, "scaler": scaler}
+        progress = {"step": run.step, "best": run.best, "seconds": run.spent}
+        facts = {"key": key, **progress, "scaler": scaler}
         save_checkpoint(checkpoint_of(out), run.modules, run.optimizer, facts)
     run.fabric.barrier()
 

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -54,6 +55,13 @@ class Run:
         self.parts = parts_of(task.config, self.fabric)
         self.step = 0
         self.best = math.inf
+        self.seconds = 0.0  # that earlier processes spent on it
+        self.began = time.monotonic()
+
+    @property
+    def spent(self) -> float:
+        """The seconds of wall clock so far, over every process that went on with it."""
+        return self.seconds + time.monotonic() - self.began
 
     @property
     def module(self) -> nn.Module:

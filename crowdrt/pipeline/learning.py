@@ -42,7 +42,7 @@ def train_stage(
     from crowdrt.training.devices import Devices
     from crowdrt.training.loop import train
 
-    task = task_of(with_options(recipe, options), data=data, out=out, options=options)
+    task = task_of(recipe, data=data, out=out, options=options)
     devices = Devices(number=options.devices, accelerator=options.accelerator)
     often = min(1000, max(1, task.config.steps // VALIDATIONS))
     return train(task, out, devices=devices, validate_every=often)

@@ -8,6 +8,7 @@ import typer
 from crowdrt.console import out
 from crowdrt.contracts import Size, parse_size, parse_width
 from crowdrt.entry import emit, report
+from crowdrt.errors import RecipeError
 from crowdrt.verbs.options import AsJson, Data, Sizes
 
 
@@ -38,11 +39,21 @@ def train(
     ] = None,
     devices: Annotated[int, typer.Option(min=1, help="They share every batch.")] = 1,
     accelerator: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    test: Annotated[
+        bool, typer.Option("--test", help="Count the test splits in --data: OUT/record.jsonl.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Train a recipe's network; a killed run goes on where it stood."""
-    from crowdrt.pipeline.learning import TrainOptions, train_stage
+    from crowdrt.pipeline.learning import TrainOptions, train_stage, with_options
+    from crowdrt.pipeline.trained import record_stage
     from crowdrt.recipes import recipe_named
+
+    if test and data is None:
+        raise RecipeError(
+            "--test needs a published test split, and there is no --data",
+            fix=f"name one: crowdrt train {recipe} --data DIR -o {output} --test",
+        )
 
     options = TrainOptions(
         steps=steps,
@@ -52,7 +63,11 @@ def train(
         devices=devices,
         accelerator=accelerator,
     )
-    artifact = train_stage(recipe_named(recipe), data=data, out=output, options=options)
+    chosen = with_options(recipe_named(recipe), options)
+    artifact = train_stage(chosen, data=data, out=output, options=options)
+    if test:
+        assert data is not None
+        record_stage(chosen, artifact, data=data, teacher=teacher)
     report(artifact, as_json)
 
 

@@ -1,6 +1,6 @@
 """Counting errors of a network in PyTorch, on whole photographs."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,7 +25,7 @@ class CountErrors:
 
 def count_errors(
     model: nn.Module,
-    samples: Sequence[Sample],
+    samples: Iterable[Sample],
     preprocessing: Preprocessing,
     *,
     device: torch.device | str = "cpu",

@@ -1,6 +1,6 @@
 """Errors of a count regressor on whole photographs: divided into tiles, and the counts added."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import torch
 
@@ -14,7 +14,7 @@ TILES_AT_ONCE = 4
 
 
 def divided_errors(
-    model: Network, samples: Sequence[Sample], *, device: torch.device | str = "cpu"
+    model: Network, samples: Iterable[Sample], *, device: torch.device | str = "cpu"
 ) -> CountErrors:
     """Count every photograph by its stretched tiles and compare with its annotation.
 

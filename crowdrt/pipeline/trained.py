@@ -1,0 +1,130 @@
+"""What a training was worth: its network's errors on the test splits, with the budget it had."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from crowdrt.console import say, track
+from crowdrt.contracts import Artifact, Recipe, Sample
+from crowdrt.data.heads.splits import SetName, known_sets, read_split
+from crowdrt.engines.machine import machine_identity
+from crowdrt.errors import DataError, TrainingError
+from crowdrt.manifest import read_manifest, sha256_file, write_whole
+
+if TYPE_CHECKING:
+    from crowdrt.models.network import Network
+    from crowdrt.training.counting.evaluate import CountErrors
+
+# as the papers' tables name their test sets; UCF_CC_50 has five folds and no test split
+TESTS: Mapping[SetName, str] = {
+    "shanghaitech-a": "ShanghaiTech part_A",
+    "shanghaitech-b": "ShanghaiTech part_B",
+    "ucf-qnrf": "UCF-QNRF",
+    "worldexpo10": "WorldExpo'10",
+    "mall": "Mall",
+}
+
+
+def record_stage(
+    recipe: Recipe, artifact: Artifact, *, data: Path, teacher: Path | None
+) -> list[dict[str, Any]]:
+    """Count every test split in `data` and write one record each beside the weights.
+
+    The records are lines of `record.jsonl`, as `crowdrt table` reads them. A split whose record
+    of these weights is there is not counted again.
+
+    Raises:
+        DataError: no published test split is there.
+        TrainingError: the weights' manifest, which knows the budget, is gone.
+    """
+    from crowdrt.models.weights import load_network
+
+    path = artifact.path.with_name("record.jsonl")
+    sha256 = sha256_file(artifact.path)
+    known = [each for each in known_sets(data) if each.name in TESTS]
+    if not known:
+        raise DataError(
+            f"{data} holds no published test split", fix=f"name one of {', '.join(TESTS.values())}"
+        )
+    done = {line["test"]: line for line in read_records(path) if line["weights_sha256"] == sha256}
+    model, *_ = load_network(artifact.path)
+    for each in known:
+        test = f"{TESTS[each.name]} test"
+        if test not in done:
+            errors = test_errors(model, read_split(each, "test", 1), test)
+            done[test] = describe(recipe, artifact, teacher) | {"test": test, **asdict(errors)}
+            write_records(path, list(done.values()))
+        say(f"{test}: MAE {done[test]['mae']:.2f}, RMSE {done[test]['rmse']:.2f}")
+    return list(done.values())
+
+
+def describe(recipe: Recipe, artifact: Artifact, teacher: Path | None) -> dict[str, Any]:
+    """Return who was trained, and what it cost."""
+    document = read_manifest(artifact.path)
+    if document is None or "seconds" not in document.get("facts", {}):
+        raise TrainingError(
+            f"{artifact.path} has no manifest that knows its training",
+            fix=f"train it here: crowdrt train {recipe.name} --data DIR -o DIR --test",
+        )
+    config, facts = recipe.training, document["facts"]
+    return {
+        "recipe": recipe.name,
+        "network": recipe.network,
+        "width": str(recipe.width),
+        "train": trained_on(document["made_from"]),
+        "seed": config.seed,
+        "steps": config.steps,
+        "crops": config.steps * config.batch_size,
+        "crop_px": config.crop_px,
+        "wall_s": round(facts["seconds"], 1),
+        "num_threads": facts["threads"],
+        "devices": facts["devices"],
+        "teacher": teacher_name(recipe, teacher),
+        "teacher_sha256": document["made_from"].get("teacher"),
+        "machine": str(machine_identity().get("cpu", "unknown")),
+        "weights_sha256": artifact.sha256,
+        "versions": document.get("versions", {}),
+    }
+
+
+def trained_on(made_from: Mapping[str, Any]) -> str:
+    """Return the sources of the photographs that were learned from."""
+    groups = made_from.get("images", {}).get("groups", {})
+    parts = [name.partition(" x")[0] for name in groups]
+    return " + ".join(
+        f"ShanghaiTech {part.replace('part ', 'part_')} train" if part.startswith("part ") else part
+        for part in parts
+    )
+
+
+def teacher_name(recipe: Recipe, teacher: Path | None) -> str | None:
+    """Return the teacher's recipe, or the name of the file that was given instead."""
+    if recipe.training.transfer is None:
+        return None
+    return teacher.name if teacher else recipe.training.transfer.teacher
+
+
+def test_errors(model: "Network", samples: list[Sample], description: str) -> "CountErrors":
+    """Return the errors on whole photographs; a network of one size counts them by tiles."""
+    from crowdrt.training.counting.evaluate import count_errors
+    from crowdrt.training.divided.evaluate import divided_errors
+
+    photographs = track(samples, description, total=len(samples))
+    if model.fixed_size is not None:
+        return divided_errors(model, photographs)
+    return count_errors(model, photographs, model.preprocessing)
+
+
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """Return the records that are there."""
+    if not path.is_file():
+        return []
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+
+def write_records(path: Path, records: list[dict[str, Any]]) -> None:
+    """Write all records."""
+    with write_whole(path) as temporary:
+        temporary.write_text("".join(json.dumps(each) + "\n" for each in records), "utf-8")
