@@ -1,5 +1,6 @@
 """The training and the test split of the published sets, whichever of them a folder holds."""
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ SetName = Literal[
 SET_NAMES: tuple[SetName, ...] = get_args(SetName)
 PARTS: dict[Part, SetName] = {"A": "shanghaitech-a", "B": "shanghaitech-b"}
 MAX_DEPTH = 2  # below the folder that a user names
+LEVELS = 2  # that a scene, or an images folder, lies below its set
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +97,22 @@ def open_split(
     chosen = choose(known_sets(data), data, part)
     samples = read_split(chosen, split, fold)
     return samples if split == "test" else without_copies(samples, read_split(chosen, "test", fold))
+
+
+def held_out_beside(path: Path) -> list[Sample]:
+    """Return the test split of the set that a path is a part of, which training on it must not see.
+
+    Empty where the path is in no published set, in its test split, or in UCF_CC_50, whose folds
+    all test once.
+    """
+    path = path.resolve()
+    for folder in (path, *itertools.islice(path.parents, LEVELS)):
+        for known in sets_of(folder):
+            if path.is_relative_to(known.root) and known.name != "ucf-cc-50":
+                inside = path.relative_to(known.root).parts
+                is_test = any(name.lower().startswith("test") for name in inside)
+                return [] if is_test else read_split(known, "test", fold=1)
+    return []
 
 
 def choose(found: list[KnownSet], data: Path, part: SetName | None) -> KnownSet:

@@ -5,7 +5,8 @@ from pathlib import Path
 import made_sets
 import pytest
 
-from crowdrt.data.heads.splits import SET_NAMES, KnownSet, known_sets, open_split
+from crowdrt.data.heads.datasets import open_samples, without_copies
+from crowdrt.data.heads.splits import SET_NAMES, KnownSet, held_out_beside, known_sets, open_split
 from crowdrt.errors import DataError
 
 
@@ -92,6 +93,34 @@ def test_copies_of_test_photographs_are_not_trained_on(tmp_path, write, original
     (left,) = open_split(root, "train")
     assert left.annotated == 2
     assert len(open_split(root, "test")) == 2
+
+
+@pytest.mark.parametrize(
+    ("inside", "held_out"),
+    [
+        ("ShanghaiTech/part_A_final/train_data", "shanghaitech-a"),
+        ("ShanghaiTech/part_B_final/train_data/images", "shanghaitech-b"),
+        ("UCF-QNRF_ECCV18/Train", "ucf-qnrf"),
+        ("WorldExpo10/train_frame", "worldexpo10"),
+        ("WorldExpo10/train_label/100100", "worldexpo10"),
+        ("mall_dataset/frames", "mall"),
+        ("ShanghaiTech/part_A_final/test_data", None),
+        ("UCF-QNRF_ECCV18/Test", None),
+        ("WorldExpo10/test_frame/104207", None),
+        ("UCF_CC_50", None),
+        ("", None),
+    ],
+)
+def test_what_a_part_of_a_set_must_not_be_trained_with(everything, inside, held_out):
+    found = held_out_beside(everything / inside)
+    expected = open_split(everything, "test", part=held_out) if held_out else []
+    assert [sample.image for sample in found] == [sample.image for sample in expected]
+
+
+def test_training_on_all_frames_of_the_mall_leaves_out_those_that_test(everything):
+    frames = everything / "mall_dataset" / "frames"
+    learn = without_copies(open_samples(frames), held_out_beside(frames))
+    assert [sample.image.name for sample in learn] == ["seq_000001.jpg", "seq_000800.jpg"]
 
 
 def test_what_is_not_there_or_not_clear_is_said(everything, tmp_path):
