@@ -4,7 +4,7 @@ Every field is part of a run's identity: a checkpoint of other settings is never
 Where and how fast a run takes place (devices, threads) is no part of it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from crowdrt.errors import RecipeError
@@ -18,6 +18,7 @@ FloatPrecision = Literal["bf16-mixed", "16-mixed", "32-true"]  # as Lightning Fa
 Intra = Literal["cosine", "l2"]
 Inter = Literal["dense", "sparse"]
 GroundTruth = Literal["hard", "soft", "both"]
+Background = Literal["margin", "inverse"]
 Taps = Literal["code", "paper"]
 
 BRANCH_SIZES = ("3x4", "6x8", "12x16", "24x32", "48x64")  # DeepCount's, coarsest first
@@ -108,6 +109,24 @@ class Assignment:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Posterior:
+    """How the people of a crop share its cells in the Bayesian loss (arXiv:1908.03684).
+
+    The defaults are those of SKT's teachers. The published code has had two backgrounds: "margin"
+    with a ratio of 1, the paper's dummy point, and later "inverse" with 0.15.
+    """
+
+    sigma_px: float = 8.0  # of a head's likelihood
+    background: Background | None = "margin"  # None: BL without the plus, every cell is somebody's
+    background_ratio: float = 1.0  # d, of the photograph's shorter side
+
+    def __post_init__(self) -> None:
+        check_choice("background", self.background, (*get_args(Background), None))
+        check_positive("posterior.sigma_px", self.sigma_px)
+        check_positive("background_ratio", self.background_ratio)
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
     """What the training loop needs to know; every field is part of the recipe's identity."""
 
@@ -128,6 +147,7 @@ class TrainingConfig:
     seed: int = 0
 
     loss: CountLoss = "blocks"
+    posterior: Posterior = field(default_factory=Posterior)  # of "bayesian"
     crops: Crops = "scaled"
     crop_px: int = 256
     crop_ratio: tuple[float, float] = (0.5, 1.0)  # of each side, between which "ratio" draws
@@ -135,6 +155,7 @@ class TrainingConfig:
     flip: float = 0.5  # of the crops are mirrored
     colours: bool = True  # are varied
     sigma_px: float = 0.0  # 0: geometry-adaptive
+    nearest_sigma_px: float = 0.0  # more: the nearest head's distance, at most this (SKT, UCF-QNRF)
     batch_norm: bool = True  # learned beside every convolution, folded before shipping
     num_synthetic: int = 0  # generated photographs added to the training set
     transfer: Transfer | None = None

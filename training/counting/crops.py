@@ -5,21 +5,25 @@ batches it would have seen, and processes that share a batch see what one would.
 """
 
 import io
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from threading import Lock
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageEnhance
 
 from crowdrt.contracts import MIN_SIDE_PX, Preprocessing, Sample
-from crowdrt.data.heads.density import adaptive_sigma
+from crowdrt.data.heads.targets import ADAPTIVE, sigma_by_rule
 from crowdrt.data.images import read_image
 from crowdrt.errors import TrainingError
 from crowdrt.learning import TrainingConfig
 from crowdrt.training.counting.windows import INSIDE_PX, Window, draw_window
 
 FloatArray = npt.NDArray[np.float32]
+HELD_BYTES = 4 * 2**30  # decoded photographs; those beyond are decoded whenever they are drawn
 SCALES = (0.6, 1.5)  # of "scaled" crops, evenly in the logarithm
 SIGMA_RANGE_PX = (4.0, 16.0)  # what a stride-8 map can show, and what a scaled crop still holds
 
@@ -40,8 +44,9 @@ class Annotated:
     """A decoded photograph with what its crops need."""
 
     image: Image.Image
-    heads: FloatArray  # (N, 2) x, y in pixels, all inside
+    heads: FloatArray  # (N, 2) x, y in pixels, all inside: those that reach into its map
     sigma: FloatArray  # (N,) pixels
+    counted: FloatArray  # (M, 2) the heads in the region
     region: Image.Image | None  # white where people count
 
 
@@ -66,7 +71,7 @@ class SampleGroup:
 
 
 class CropSource:
-    """Holds a training set in memory and cuts batches from it.
+    """Holds a training set in memory, up to a limit, and cuts batches from it.
 
     Three ways of cutting (`TrainingConfig.crops`):
 
@@ -105,14 +110,17 @@ class CropSource:
         shares = np.array([group.share for group in self._groups])
         self._shares = shares / shares.sum()
         self._preprocessing = preprocessing
+        self._rule = sigma_rule(config)
         self._stride = density_stride
         self.config = config
-        self._decoded: dict[tuple[int, int], Annotated] = {}
+        self._held: dict[tuple[int, int], Annotated] = {}
+        self._room, self._lock = HELD_BYTES, Lock()
+        self._pool = ThreadPoolExecutor(len(os.sched_getaffinity(0)))
 
     def batch(self, step: int, members: range) -> Batch:
         """Return some members of this step's batch; the same ones are always the same crops."""
         size = self._size(step)
-        crops = [self._crop(step, member, size) for member in members]
+        crops = list(self._pool.map(lambda member: self._crop(step, member, size), members))
         return Batch(
             images=np.stack([crop.image for crop in crops]),
             density=np.stack([crop.density for crop in crops])[:, None],
@@ -154,7 +162,7 @@ class CropSource:
         return Crop(
             image=to_array(image),
             density=density,
-            heads=window.heads(photo.heads)[0],
+            heads=window.heads(photo.counted)[0],
             short_px=min(photo.image.size) * window.scale,
             region=region,
         )
@@ -170,23 +178,49 @@ class CropSource:
 
     def _load(self, group: int, index: int) -> Annotated:
         key = (group, index)
-        if key not in self._decoded:
-            self._decoded[key] = self._decode(self._groups[group].samples[index])
-        return self._decoded[key]
+        if (photo := self._held.get(key)) is None:
+            photo = self._decode(self._groups[group].samples[index])
+            num_bytes = photo.image.width * photo.image.height * len(photo.image.getbands())
+            with self._lock:
+                if key not in self._held and num_bytes <= self._room:
+                    self._room -= num_bytes
+                    self._held[key] = photo
+        return photo
 
     def _decode(self, sample: Sample) -> Annotated:
         pixels = read_image(sample.image, self._preprocessing.channels)
         image = Image.fromarray(pixels[0] if pixels.shape[0] == 1 else pixels.transpose(1, 2, 0))
-        heads = annotated_heads(sample).reshape(-1, 2)
-        if self.config.sigma_px > 0:
-            sigma = np.full(len(heads), self.config.sigma_px, np.float32)
-        else:
-            sigma = adaptive_sigma(heads).astype(np.float32)
-        inside = ((heads >= 0) & (heads < image.size)).all(1)
-        last = np.array(image.size) - 0.5 - INSIDE_PX  # half a pixel on is the edge
-        heads = np.minimum(heads[inside], last).astype(np.float32)
-        region = None if sample.roi is None else Image.fromarray(sample.roi.astype(np.uint8) * 255)
-        return Annotated(image, heads, sigma[inside], region)
+        counted = annotated_heads(sample)
+        heads = counted if sample.heads is None or sample.roi is None else sample.heads
+        sigma = sigma_by_rule(heads, self._rule).astype(np.float32)
+        inside = are_inside(heads, image.size)
+        return Annotated(
+            image=image,
+            heads=clear_of_edges(heads[inside], image.size),
+            sigma=sigma[inside],
+            counted=clear_of_edges(counted[are_inside(counted, image.size)], image.size),
+            region=None
+            if sample.roi is None
+            else Image.fromarray(sample.roi.astype(np.uint8) * 255),
+        )
+
+
+def are_inside(heads: FloatArray, whole: tuple[int, int]) -> npt.NDArray[np.bool_]:
+    """Say which heads lie on a photograph of this width and height, as `density_map` does."""
+    inside = (heads >= 0) & (heads < whole)
+    return inside[:, 0] & inside[:, 1]
+
+
+def clear_of_edges(heads: FloatArray, whole: tuple[int, int]) -> FloatArray:
+    """Return the heads with those on the last half pixel, beyond its centre, moved inside."""
+    return np.minimum(heads, np.array(whole) - 0.5 - INSIDE_PX).astype(np.float32)
+
+
+def sigma_rule(config: TrainingConfig) -> str:
+    """Return how wide heads are spread, as `data.heads.targets` names it."""
+    if config.nearest_sigma_px > 0:
+        return f"nearest:{config.nearest_sigma_px:g}"
+    return f"fixed:{config.sigma_px:g}" if config.sigma_px > 0 else ADAPTIVE
 
 
 def regions_of(crops: Sequence[Crop]) -> FloatArray | None:
