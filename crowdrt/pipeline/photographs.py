@@ -10,6 +10,7 @@ from crowdrt.console import say
 from crowdrt.contracts import GraphInfo, Preprocessing, Sample, Size, UInt8Image
 from crowdrt.data.heads.datasets import open_samples, without_copies
 from crowdrt.data.heads.shanghaitech import shanghaitech
+from crowdrt.data.heads.splits import known_sets, open_split
 from crowdrt.data.images import grey_of
 from crowdrt.data.preprocess import pad_to_stride
 from crowdrt.data.synthetic.photographs import crowd_photograph, generate
@@ -47,8 +48,9 @@ class Photographs:
 def photographs(data: Path | None, out: Path, *, num_test: int) -> Photographs:
     """Gather photographs from a data folder, or generate them into `out/photographs`.
 
-    ShanghaiTech's own splits are kept apart; any other folder gives every third photograph to
-    calibration and the rest to counting.
+    The splits of ShanghaiTech, or of the one other published set that the folder holds, are kept
+    apart; any other folder, and UCF_CC_50, gives every third photograph to calibration and the
+    rest to counting.
     """
     if data is None:
         made = generate(out / "photographs", num_images=NUM_GENERATED, seed=RUN_SEED)
@@ -61,6 +63,13 @@ def photographs(data: Path | None, out: Path, *, num_test: int) -> Photographs:
             calibration=tuple(without_copies(train, test)),
             test=tuple(evenly(test, num_test)),
         )
+    match known_sets(data) if data.is_dir() else []:
+        case [known] if known.name != "ucf-cc-50":
+            return Photographs(
+                source=f"{known.name}, test split",
+                calibration=tuple(open_split(known.root, "train")),
+                test=tuple(evenly(open_split(known.root, "test"), num_test)),
+            )
     return split(data.resolve().name, open_samples(data), num_test)
 
 

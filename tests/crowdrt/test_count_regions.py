@@ -8,6 +8,7 @@ import pytest
 
 from crowdrt.benchmarks.accuracy.counts import predict
 from crowdrt.engines.ort import OrtEngine
+from crowdrt.pipeline.photographs import photographs
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "data"))
 import made_sets
@@ -50,6 +51,17 @@ def test_a_frame_of_the_mall_is_counted_in_its_region(crowdrt, tiny, tmp_path):
     (whole,) = crowdrt("count", tiny.onnx, frames / "seq_000801.jpg", "--json").json()
     assert whole["annotated"] == 6
     assert 0.3 < row["count"] / whole["count"] < 0.9
+
+
+@pytest.mark.parametrize(
+    ("write", "num_train", "num_test"),
+    [(made_sets.worldexpo, 6, 6), (made_sets.mall, 2, 2), (made_sets.ucf_qnrf, 2, 2)],
+)
+def test_a_run_keeps_the_splits_of_a_published_set_apart(tmp_path, write, num_train, num_test):
+    found = photographs(write(tmp_path / "set"), tmp_path, num_test=99)
+    assert (len(found.calibration), len(found.test)) == (num_train, num_test)
+    assert "test split" in found.source
+    assert not {s.image for s in found.calibration} & {s.image for s in found.test}
 
 
 def test_the_root_names_what_can_be_counted(crowdrt, tiny, expo):
