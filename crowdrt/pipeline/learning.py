@@ -49,9 +49,10 @@ def train_stage(
 
 
 def task_of(recipe: Recipe, *, data: Path | None, out: Path, options: TrainOptions) -> "Task":
-    """Return what a recipe trains: by density maps, or by density maps and a teacher."""
+    """Return what a recipe trains: by density maps, with a teacher, or by fused gradients."""
     from crowdrt.training.counting.sets import training_set
     from crowdrt.training.counting.task import DensityTask
+    from crowdrt.training.divided.task import DeepCountTask
     from crowdrt.training.transfer.task import TransferTask
 
     config = recipe.training
@@ -59,6 +60,8 @@ def task_of(recipe: Recipe, *, data: Path | None, out: Path, options: TrainOptio
         data, num_synthetic=config.num_synthetic, synthetic=out / "photographs"
     )
     about = (recipe.network, recipe.width, config, photographs)
+    if config.fusion is not None:
+        return DeepCountTask(*about, pretrained=options.pretrained)
     if config.transfer is None:
         return DensityTask(*about, pretrained=options.pretrained)
     return TransferTask(
