@@ -2,10 +2,9 @@
 
 The width of a head's spread follows one of the papers' rules:
 
-    adaptive     0.1 of the summed distances to the 3 nearest heads: SKT and CSRNet on
-                 ShanghaiTech A, MCNN
-    fixed:15     15 px: SKT and CSRNet on ShanghaiTech B; DeepCount takes fixed:5; for
-                 WorldExpo'10 public code takes fixed:3 or fixed:4
+    adaptive     0.1 of the summed distances to the 3 nearest heads: SKT on ShanghaiTech A, MCNN
+    fixed:15     15 px: SKT on ShanghaiTech B; DeepCount takes fixed:5; for WorldExpo'10 public
+                 code takes fixed:3 or fixed:4
     nearest:30   the distance to the nearest head, at most 30 px: SKT on UCF-QNRF
 
 A map depends on the heads, the size, the rule, the stride, the region and the code that draws it,
