@@ -20,7 +20,8 @@ from crowdrt.errors import DataError
 
 HEADER_BYTES = 128
 HDF5_HEADER = b"MATLAB 7.3"
-MAX_BYTES = 1 << 26  # decompressed; the largest published annotation has 200 kB
+MAX_BYTES = 1 << 24  # decompressed, of all variables; the largest published file has about 3 MB
+MAX_ELEMENTS = 1 << 17  # one after the other; the largest published cell has 2000
 MATRIX, COMPRESSED = 14, 15  # types of an element
 NUMBERS = {
     1: "i1",
@@ -103,7 +104,8 @@ def load(path: Path) -> dict[str, Any]:
                 f"{path} does not exist: its image has no annotation",
                 fix="copy it from the data set, or remove the image",
             )
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
     if content.startswith(HDF5_HEADER):
         raise saved_as_hdf5(path)
     try:
@@ -126,19 +128,25 @@ def saved_as_hdf5(path: Path) -> DataError:
 
 def variables_of(content: bytes) -> Iterator[tuple[str, Any]]:
     """Yield the name and the value of every variable of a Level 5 file."""
+    if len(content) > MAX_BYTES:
+        raise ValueError(f"it has more than {MAX_BYTES:,} bytes")
     version, mark = content[124:126], content[126:HEADER_BYTES]
     if (version, mark) != (b"\x00\x01", b"IM"):
         raise ValueError("it does not begin as a little-endian Level 5 file does")
-    for element in elements(content[HEADER_BYTES:]):
-        yield from map(
-            matrix, elements(inflate(element[1])) if element[0] == COMPRESSED else [element]
-        )
+    left = MAX_BYTES
+    for kind, data in elements(content[HEADER_BYTES:]):
+        if kind != COMPRESSED:
+            yield matrix((kind, data))
+            continue
+        inflated = inflate(data, left)
+        left -= len(inflated)
+        yield from map(matrix, elements(inflated))
 
 
-def inflate(data: bytes) -> bytes:
+def inflate(data: bytes, max_bytes: int) -> bytes:
     """Decompress an element; its checksum proves that it is whole."""
     stream = zlib.decompressobj()
-    content = stream.decompress(data, MAX_BYTES)
+    content = stream.decompress(data, max_bytes) if max_bytes else b""  # 0 would be no limit
     if not stream.eof:
         raise ValueError("a compressed variable is cut short, or absurdly large")
     return content
@@ -146,8 +154,11 @@ def inflate(data: bytes) -> bytes:
 
 def elements(data: bytes) -> Iterator[Element]:
     """Yield the elements that lie one after the other in `data`."""
-    start = 0
+    start = num_elements = 0
     while start < len(data):
+        num_elements += 1
+        if num_elements > MAX_ELEMENTS:
+            raise ValueError(f"more than {MAX_ELEMENTS:,} elements lie one after the other")
         kind, size = (int.from_bytes(data[i : i + 4], "little") for i in (start, start + 4))
         start += 8
         if kind >> 16:  # a small element: size and type share 4 bytes, the data fills the other 4

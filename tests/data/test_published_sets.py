@@ -1,5 +1,6 @@
 import shutil
 import struct
+import time
 import zlib
 
 import numpy as np
@@ -149,6 +150,32 @@ def test_compressed_bomb(split):
     path = split / "ground-truth" / "GT_IMG_2.mat"
     path.write_bytes(path.read_bytes()[:128] + struct.pack("<II", 15, len(body)) + body)
     assert "absurdly large" in refusal(split)
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_more_than_an_annotation_can_be(split, compressed):
+    """Each variable is allowed, all of them are not."""
+    path = split / "ground-truth" / "GT_IMG_2.mat"
+    variables = scipy.io.loadmat(path)
+    large = np.zeros(9 << 20, np.uint8)
+    for others, is_read in (({"a": large}, True), ({"a": large, "b": large}, False)):
+        found = {"image_info": variables["image_info"], **others}
+        scipy.io.savemat(path, found, do_compression=compressed)
+        if is_read:
+            assert read_split(split)[1].annotated == 2
+        else:
+            refusal(split)
+
+
+@pytest.mark.parametrize("kind", [0, 1])
+def test_a_matrix_of_millions_of_empty_elements_is_refused_at_once(split, kind):
+    path = split / "ground-truth" / "GT_IMG_2.mat"
+    content = struct.pack("<II", 14, 15 << 20) + struct.pack("<II", kind, 0) * (15 << 17)
+    body = zlib.compress(content, 1)
+    path.write_bytes(path.read_bytes()[:128] + struct.pack("<II", 15, len(body)) + body)
+    start = time.perf_counter()
+    assert "elements lie one after the other" in refusal(split)
+    assert time.perf_counter() - start < 5
 
 
 def test_matlab_7_3_is_named_in_the_fix(split):
