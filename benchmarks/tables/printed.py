@@ -1,8 +1,9 @@
 """The printed cells of the papers that our tables stand beside, digit by digit.
 
 Liu, Chen, Wu, Chen, Li and Lin, "Efficient Crowd Counting via Structured Knowledge Transfer",
-ACM Multimedia 2020, arXiv:2003.10120: Tables 1, 2, 6 and 8. Times are of a GTX 1080 and of a
-2.4 GHz Xeon E5. What the paper calls FLOPs are multiply-accumulates and a few more.
+ACM Multimedia 2020, arXiv:2003.10120: Tables 1, 2 and 8; errors stand in `trained`. Times are of a
+GTX 1080 and of a 2.4 GHz Xeon E5. What the paper calls FLOPs are multiply-accumulates and a few
+more.
 """
 
 from collections.abc import Mapping
@@ -52,14 +53,6 @@ class PrintedRow:
     costs: Mapping[Size, Cost]
 
 
-@dataclass(frozen=True)
-class Errors:
-    """MAE and RMSE in people per image, as printed."""
-
-    mae: float
-    rmse: float
-
-
 def _row(line: str) -> PrintedRow:
     network, width, params_m, *cells = line.split()
     values = [float(cell) for cell in cells]
@@ -86,21 +79,6 @@ SKT_TABLE_2: Mapping[str, tuple[str, str]] = {
     "1/3": ("1.81", "23.11"),
     "1/4": ("1.02", "13.09"),
     "1/5": ("0.64", "8.45"),
-}
-
-# (network, width, distilled with SKT): errors on ShanghaiTech Part A and Part B. MCNN's are
-# quoted there from its own paper; the other full networks are the authors' own teachers.
-SKT_TABLE_6: Mapping[tuple[str, str, bool], tuple[Errors, Errors]] = {
-    ("mcnn", "1", False): (Errors(110.2, 173.2), Errors(26.4, 41.3)),
-    ("sanet", "1", False): (Errors(75.33, 122.2), Errors(10.45, 17.92)),
-    ("sanet", "1/4", False): (Errors(97.36, 155.43), Errors(14.79, 23.43)),
-    ("sanet", "1/4", True): (Errors(78.02, 126.58), Errors(11.86, 19.83)),
-    ("csrnet", "1", False): (Errors(68.43, 105.99), Errors(7.49, 12.33)),
-    ("csrnet", "1/4", False): (Errors(89.65, 146.40), Errors(10.82, 16.21)),
-    ("csrnet", "1/4", True): (Errors(71.55, 114.40), Errors(7.48, 11.68)),
-    ("bl", "1", False): (Errors(61.46, 103.17), Errors(7.50, 12.60)),
-    ("bl", "1/4", False): (Errors(88.35, 145.47), Errors(12.25, 19.77)),
-    ("bl", "1/4", True): (Errors(62.73, 102.33), Errors(7.98, 13.13)),
 }
 
 

@@ -7,6 +7,7 @@ import typer
 
 from crowdrt.contracts import Size, parse_size
 from crowdrt.entry import emit
+from crowdrt.errors import BenchmarkError
 from crowdrt.verbs.options import AsJson, Sizes, Store, Threads
 
 
@@ -32,14 +33,23 @@ def profile(
 
 
 def table(
-    name: Annotated[str, typer.Argument(help="skt-1, skt-2, skt-8")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="skt-1|2|3|4|6|7|8|9, deepcount-2|3|4|5|6|7|8|9 or dsla-2|3|4|5|6|7|8."
+        ),
+    ],
     costs: Annotated[
         bool, typer.Option("--costs", help="skt-8 without its race: every size, nothing timed.")
     ] = False,
     size: Sizes = None,
     network: Annotated[list[str] | None, typer.Option(help="Only these networks.")] = None,
     records: Annotated[
-        Path | None, typer.Option(help="Read these records instead of measuring.")
+        list[Path] | None,
+        typer.Option(
+            help="skt-8: read these records instead of measuring. Accuracy: training records, "
+            "instead of results/training.jsonl; may be repeated."
+        ),
     ] = None,
     output: Annotated[
         Path, typer.Option("-o", "--out", help="Folder for networks and records.")
@@ -53,20 +63,20 @@ def table(
 ) -> None:
     """Show a paper's table, the printed column beside ours; skt-8 races its networks."""
     from crowdrt.pipeline.measuring import paper_table, show_paper_table
-    from crowdrt.pipeline.tables.skt import complexity_table, show_cells
+    from crowdrt.pipeline.tables.accuracy import shown_table
 
     if costs or name != "skt-8":
-        cells = complexity_table(name)
+        shown = shown_table(name, records)
         if as_json:
-            emit([cell.as_dict() for cell in cells])
+            emit(shown.as_list())
         else:
-            show_cells(cells, markdown=markdown)
+            shown.show(markdown=markdown)
         return
     rows = paper_table(
         name,
         sizes_of(size),
         networks=network,
-        records=records,
+        records=one_file(records),
         folder=output,
         seconds=seconds,
         fresh=fresh,
@@ -77,6 +87,16 @@ def table(
         emit([row.as_dict() for row in rows])
     else:
         show_paper_table(rows, markdown=markdown)
+
+
+def one_file(records: list[Path] | None) -> Path | None:
+    """Return the file of a race; rows of several races are never put into one table."""
+    if records and len(records) > 1:
+        raise BenchmarkError(
+            f"skt-8 is shown from one file of records, not {len(records)}",
+            fix=f"name one: crowdrt table skt-8 --records {records[0]}",
+        )
+    return records[0] if records else None
 
 
 def sizes_of(texts: list[str] | None) -> list[Size]:

@@ -7,7 +7,6 @@ from rich.console import Console
 
 from crowdrt.benchmarks.tables.printed import (
     SIZES,
-    SKT_TABLE_6,
     SKT_TABLE_8,
     printed_cost,
     printed_row,
@@ -21,7 +20,6 @@ A = (576, 864)
 def test_the_printed_table_is_whole():
     assert len(SKT_TABLE_8) == 8
     assert all(set(row.costs) == set(SIZES) for row in SKT_TABLE_8)
-    assert len(SKT_TABLE_6) == 10
 
 
 def test_printed_cells_lie_where_the_paper_has_them():

@@ -7,10 +7,10 @@ import pytest
 from crowdrt.benchmarks.tables.cells import Cell, cells_markdown, like, matched
 from crowdrt.benchmarks.tables.printed import SKT_TABLE_8, UCF_QNRF
 from crowdrt.errors import RecipeError
+from crowdrt.pipeline.tables.accuracy import shown_table
 from crowdrt.pipeline.tables.skt import (
     SWAPPED,
     TABLES,
-    complexity_table,
     costs_of_row,
     show_cells,
 )
@@ -22,7 +22,7 @@ def cell(**changes) -> Cell:
 
 
 def test_only_table_2s_cut_off_cell_differs():
-    cells = complexity_table("skt-2")
+    cells = TABLES["skt-2"]()
     assert len(cells) == 10
     [slip] = [each for each in cells if not each.matches]
     assert (slip.row, slip.printed, slip.ours) == ("1/5-CSRNet", "0.64", "0.65")
@@ -32,7 +32,7 @@ def test_only_table_2s_cut_off_cell_differs():
 # Tables 1 and 8 of SKT take half a minute: tests/export/test_complexity.py counts every cell.
 @pytest.mark.parametrize("name", sorted({*TABLES} - {"skt-1", "skt-8"}))
 def test_whatever_differs_has_its_reason(name):
-    cells = complexity_table(name)
+    cells = TABLES[name]()
     assert cells
     assert all(each.note for each in cells if not each.matches)
 
@@ -48,16 +48,16 @@ def test_a_row_of_table_8_carries_its_caveat():
 def test_table_1_shows_what_it_repeats_of_table_8(monkeypatch):
     monkeypatch.setattr("crowdrt.pipeline.tables.skt.SKT_TABLE_8", SKT_TABLE_8[5:7])
     monkeypatch.setattr("crowdrt.pipeline.tables.skt.SKT_TABLE_1", SKT_TABLE_8[5:6])
-    eighth, first = complexity_table("skt-8"), complexity_table("skt-1")
+    eighth, first = TABLES["skt-8"](), TABLES["skt-1"]()
     assert [len(eighth), len(first)] == [10, 2]
     assert all(each.matches for each in eighth)
     assert [eighth[0], eighth[4]] == first
 
 
 def test_an_unknown_table_names_the_known_ones():
-    with pytest.raises(RecipeError, match="'skt-9' is unknown") as caught:
-        complexity_table("skt-9")
-    assert "skt-1, skt-2" in caught.value.fix
+    with pytest.raises(RecipeError, match="'skt-10' is unknown") as caught:
+        shown_table("skt-10")
+    assert "skt-1, skt-2, skt-3" in caught.value.fix
 
 
 def test_figures_are_rounded_half_up_to_the_printed_digits():

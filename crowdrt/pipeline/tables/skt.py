@@ -23,7 +23,6 @@ from crowdrt.benchmarks.tables.printed import (
 )
 from crowdrt.console import show_table, tell
 from crowdrt.contracts import Size
-from crowdrt.errors import RecipeError
 from crowdrt.pipeline.tables.deepcount import deepcount_3, deepcount_6, deepcount_7
 from crowdrt.pipeline.tables.dsla import dsla_5
 
@@ -108,19 +107,6 @@ TABLES: Mapping[str, Callable[[], list[Cell]]] = {
     "deepcount-7": deepcount_7,
     "dsla-5": dsla_5,
 }
-
-
-def complexity_table(name: str) -> list[Cell]:
-    """Return the cells of one of `TABLES`.
-
-    Raises:
-        RecipeError: no such table.
-    """
-    if name not in TABLES:
-        raise RecipeError(
-            f"table {name!r} is unknown", fix=f"use one of {', '.join(TABLES)}: crowdrt table skt-8"
-        )
-    return TABLES[name]()
 
 
 def show_cells(cells: Sequence[Cell], *, markdown: bool) -> None:

@@ -1,0 +1,1 @@
+"""The papers' accuracy tables: what they print, and beside it what our training records say."""
