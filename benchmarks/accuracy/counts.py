@@ -4,8 +4,8 @@ An engine of fixed size sees a smaller photograph padded at the bottom and the r
 output would then hold what it imagines in the padding, so the density is summed over the cells
 that a map of the photograph alone has (SANet's reaches 3.5 px over every border). An engine of free
 size gives its own `count`. A network that takes one size and no other sees a photograph tile by
-tile, and the counts are added. In a photograph with a region of interest the density is summed over
-the region alone.
+tile, and the counts are added; one that was cut to its map counts by its map. In a photograph with
+a region of interest the density is summed over the region alone.
 """
 
 from collections.abc import Sequence
@@ -198,7 +198,8 @@ def predict_tiles(
 ) -> Prediction:
     """Run an engine of one size on the tiles of a photograph: counts add up, maps lie side by side.
 
-    Of padded tiles, the map's cells on the photograph are kept; the count is of the whole tiles.
+    Of padded tiles, the map's cells on the photograph are kept; the count is of the whole tiles. An
+    engine that answers a map alone counts by its sum.
     """
     height, width = photograph.shape[1:]
     tiling = tiling_of((height, width), tile, mode)
@@ -206,7 +207,8 @@ def predict_tiles(
     batch = taken if isinstance(taken, int) else TILES_AT_ONCE
     tiles = tiles_of(photograph, tiling, info.preprocessing, batch=batch)
     answers = [run(engine, info, each) for each in tiles]
-    count = float(sum(answer[COUNT].sum(dtype=np.float64) for answer in answers))
+    counting = COUNT if COUNT in answers[0] else DENSITY
+    count = float(sum(answer[counting].sum(dtype=np.float64) for answer in answers))
     stride = info.density_stride
     if DENSITY not in answers[0]:
         return Prediction(count=count, density=None, stride=stride)
@@ -248,7 +250,9 @@ def _pad_level(preprocessing: Preprocessing) -> npt.NDArray[np.uint8]:
 def _info(engine: "Engine") -> GraphInfo:
     """Return what the file says of itself, if it is a counting network of ours."""
     names = {output.name for output in engine.outputs}
-    wanted = {COUNT} if engine.info and engine.info.fixed_size else {DENSITY, COUNT}
+    wanted = {DENSITY, COUNT}
+    if engine.info and engine.info.fixed_size:
+        wanted = {COUNT} if COUNT in names else {DENSITY}
     if engine.info is not None and "boxes" in names:
         raise EngineError(
             f"this engine answers {', '.join(sorted(names))}: it finds people and does not count",

@@ -43,6 +43,15 @@ class CountOnlyEngine(OneTileEngine):
         return {"count": super().outputs_for(image)["count"]}
 
 
+class MapOnlyEngine(OneTileEngine):
+    """As `crowdrt export model.onnx --keep-output density` cuts one."""
+
+    outputs = (TensorSpec(name="density", shape=(1, 1, "h", "w"), dtype="float32"),)
+
+    def outputs_for(self, image: np.ndarray) -> Feeds:
+        return {"density": super().outputs_for(image)["density"]}
+
+
 def photo(folder, height, width, name="photo.png"):
     pixels = np.random.default_rng(height).integers(0, 256, (height, width, 3), dtype=np.uint8)
     path = folder / name
@@ -58,7 +67,7 @@ def counted(pixels: np.ndarray, mode: str) -> float:
 
 
 @pytest.mark.parametrize("mode", ["resize", "pad"])
-@pytest.mark.parametrize("engine", [TileEngine, OneTileEngine, CountOnlyEngine])
+@pytest.mark.parametrize("engine", [TileEngine, OneTileEngine, CountOnlyEngine, MapOnlyEngine])
 @pytest.mark.parametrize("size", [(64, 96), (33, 40), (150, 210), (65, 401), (300, 35)])
 def test_counts_of_tiles_add_up(tmp_path, engine, mode, size):
     path, pixels = photo(tmp_path, *size)

@@ -101,9 +101,8 @@ def test_heads_and_maps_of_all_tiles_add_up_to_the_photograph(tmp_path):
     beyond = [(-0.1, 5), (1024, 5), (5, 768)]
     photo = Sample(image=tmp_path / "empty.png", heads=np.array(edge + beyond, np.float32))
     cutter = source([photo], config=replace(CONFIG, flip=0.5), fusion=GradientFusion(num_crops=0))
-    tiling = tiling_of((768, 1024), TILE)
     loaded = cutter._load(photo)
-    maps = [cutter._cut(loaded, tiling, corner_of(tiling, k))[1] for k in range(4)]
+    maps = [cutter._cut(loaded, corner_of(loaded.tiling, k))[1] for k in range(4)]
     assert sum(each.sum() for each in maps) == pytest.approx(len(edge), abs=1e-4)
 
 
@@ -199,9 +198,10 @@ def test_a_turned_photograph_is_divided_upright(tmp_path):
     exif[0x0112] = 6
     Image.new("RGB", (1024, 384)).save(tmp_path / "turned.jpg", exif=exif)
     photo = Sample(image=tmp_path / "turned.jpg", heads=np.array([(100, 1000)], np.float32))
-    assert tiles.size_of(photo.image) == (1024, 384)
-    lowest = source([photo], fusion=GradientFusion(num_crops=0)).batch(0, range(30)).density
-    assert set(lowest.sum((1, 2, 3)).round(4)) == {0, 1}
+    cutter = source([photo], fusion=GradientFusion(num_crops=0))
+    assert cutter._load(photo).tiling.image == (1024, 384)
+    with_crops = source([photo]).batch(0, range(30)).density.sum((1, 2, 3))
+    assert set(with_crops.round(4)) == {0, 1}
 
 
 def test_batches_have_the_networks_shapes(crowds):

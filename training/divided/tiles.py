@@ -8,7 +8,6 @@ drawn from the pass with replacement, so that each depends on seed, step and num
 head belongs whole to the tile that it is in, where the code cuts tiles out of the spread map.
 """
 
-import contextlib
 import os
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -23,7 +22,7 @@ from PIL import Image
 
 from crowdrt.contracts import Preprocessing, Sample, Size
 from crowdrt.data.heads.density import density_map
-from crowdrt.data.images import DAMAGED, FORMATS, check_file, read_image, unreadable
+from crowdrt.data.images import image_size, read_image
 from crowdrt.data.tiles import Tiling, tiling_of
 from crowdrt.errors import TrainingError
 from crowdrt.learning import GradientFusion, TrainingConfig
@@ -37,7 +36,6 @@ from crowdrt.training.counting.windows import INSIDE_PX
 
 FloatArray = npt.NDArray[np.float32]
 HELD_BYTES = 4 * 2**30  # decoded photographs; those beyond are decoded whenever they are drawn
-EXIF_ORIENTATION, TURNED = 0x0112, (5, 6, 7, 8)
 
 
 @dataclass(frozen=True)
@@ -54,16 +52,19 @@ class Photograph:
 
     image: Image.Image
     heads: FloatArray  # (N, 2) x, y in its pixels, all inside
+    tiling: Tiling
 
 
 class PassOver:
-    """What one pass over the photographs of a group has, numbered through, mirrors left aside."""
+    """What one pass over the photographs of a group has, numbered through, mirrors left aside.
+
+    By the sizes that files state: one that is turned by its EXIF may have a tile more or fewer.
+    """
 
     def __init__(self, group: SampleGroup, tile: Size, num_crops: int) -> None:
         self.samples = group.samples
-        self.tilings = [tiling_of(size_of(sample.image), tile) for sample in self.samples]
-        entries = [len(each) + num_crops * (len(each) > 1) for each in self.tilings]
-        self.ends = list(accumulate(entries))
+        tiles = [len(tiling_of(image_size(sample.image), tile)) for sample in self.samples]
+        self.ends = list(accumulate(each + num_crops * (each > 1) for each in tiles))
 
     def entry(self, number: int) -> tuple[int, int]:
         """Return which photograph an entry is of, and its number there: the tiles come first."""
@@ -116,9 +117,10 @@ class TileSource:
         rng = np.random.default_rng([self._config.seed, step, member])
         drawn = self._passes[int(rng.choice(len(self._passes), p=self._shares))]
         index, number = drawn.entry(int(rng.integers(drawn.ends[-1])))
-        tiling = drawn.tilings[index]
-        corner = corner_of(tiling, number) if number < len(tiling) else drawn_corner(tiling, rng)
-        image, density = self._cut(self._load(drawn.samples[index]), tiling, corner)
+        photo = self._load(drawn.samples[index])
+        is_tile = number < len(photo.tiling)
+        corner = corner_of(photo.tiling, number) if is_tile else drawn_corner(photo.tiling, rng)
+        image, density = self._cut(photo, corner)
         if rng.random() < self._config.flip:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
             density = density[:, ::-1]
@@ -128,13 +130,11 @@ class TileSource:
             image = vary_colours(image, rng)
         return to_array(image), density
 
-    def _cut(
-        self, photo: Photograph, tiling: Tiling, corner: tuple[int, int]
-    ) -> tuple[Image.Image, FloatArray]:
+    def _cut(self, photo: Photograph, corner: tuple[int, int]) -> tuple[Image.Image, FloatArray]:
         """Return a tile's size of the stretched photograph, and its people per cell."""
-        height, width = tiling.tile
-        pixels = cut_image(photo.image, tiling, corner)
-        heads = cut_heads(photo.heads, tiling, corner)
+        height, width = self._tile
+        pixels = cut_image(photo.image, photo.tiling, corner)
+        heads = cut_heads(photo.heads, photo.tiling, corner)
         sigma = self._config.sigma_px
         return pixels, density_map(
             heads, height=height, width=width, sigma=sigma, stride=self._stride
@@ -144,7 +144,9 @@ class TileSource:
         if (held := self._held.get(sample.image)) is not None:
             return held
         pixels = read_image(sample.image, self._preprocessing.channels)
-        photo = Photograph(Image.fromarray(pixels.transpose(1, 2, 0)), heads_inside(sample, pixels))
+        tiling = tiling_of(pixels.shape[1:], self._tile)
+        image = Image.fromarray(pixels.transpose(1, 2, 0))
+        photo = Photograph(image, heads_inside(sample, pixels), tiling)
         if pixels.nbytes <= self._room:
             self._room -= pixels.nbytes
             self._held[sample.image] = photo
@@ -165,19 +167,6 @@ def check(groups: Sequence[SampleGroup], config: TrainingConfig) -> None:
             f"sigma_px={config.sigma_px:g}: heads on tiles are spread by one sigma",
             fix="use sigma_px=5 as DeepCount's paper, or 10 as its code",
         )
-
-
-def size_of(path: Path) -> Size:
-    """Return height and width of a photograph, upright, without decoding it."""
-    check_file(path)
-    try:
-        with Image.open(path, formats=FORMATS) as image:
-            turned = False
-            with contextlib.suppress(*DAMAGED):  # as `read_image` takes it
-                turned = image.getexif().get(EXIF_ORIENTATION) in TURNED
-            return (image.width, image.height) if turned else (image.height, image.width)
-    except DAMAGED as error:
-        raise unreadable(path, error) from error
 
 
 def heads_inside(sample: Sample, pixels: npt.NDArray[np.uint8]) -> FloatArray:
