@@ -12,20 +12,17 @@ from crowdrt.calibration.fp16.rounded import RoundedEngine
 from crowdrt.data.heads.shanghaitech import shanghaitech
 from crowdrt.data.synthetic.photographs import generate
 from crowdrt.engines.ort import OrtEngine
-from crowdrt.pipeline.networks import origin_of_recipe
 from crowdrt.pipeline.precision.comparing import compare, comparison_of
-from crowdrt.pipeline.stages import calibrate_stage, export_stage
+from crowdrt.pipeline.stages import calibrate_stage
 from crowdrt.recipes import recipe_named
 
 RECIPE = recipe_named("csrnet-quarter")
 FEW = replace(RECIPE.calibration, num_images=4)
 
 
-@pytest.fixture(scope="module")
-def student(tmp_path_factory):
-    path = tmp_path_factory.mktemp("student") / "student.onnx"
-    export_stage(origin_of_recipe(RECIPE), path)
-    return path
+@pytest.fixture
+def student(student_onnx):
+    return student_onnx
 
 
 @pytest.fixture(scope="module")
