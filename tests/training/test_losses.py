@@ -1,9 +1,20 @@
 """The loss: nothing wrong costs nothing, and its gradient points at the target."""
 
+from typing import get_args
+
 import pytest
 import torch
 
-from crowdrt.training.counting.losses import BLOCK_CELLS, FEW_PEOPLE, block_counts, density_loss
+from crowdrt.learning import CountLoss, TrainingConfig
+from crowdrt.training.counting.losses import (
+    BLOCK_CELLS,
+    FEW_PEOPLE,
+    block_counts,
+    count_loss,
+    density_loss,
+    squared,
+)
+from crowdrt.training.counting.truth import Annotation
 
 
 def maps(*shape: int, seed: int = 0):
@@ -73,3 +84,28 @@ def test_a_batch_costs_the_mean_of_its_images():
     predicted, target = maps(3, 1, 8, 8), maps(3, 1, 8, 8, seed=1)
     each = [density_loss(p[None], t[None]) for p, t in zip(predicted, target, strict=True)]
     torch.testing.assert_close(density_loss(predicted, target), torch.stack(each).mean())
+
+
+def truth(density):
+    heads = [torch.rand(5, 2) * 60 for _ in density]
+    return Annotation(density, heads, 8, torch.full((len(density),), 64.0))
+
+
+def test_the_squared_loss_is_summed_over_cells_and_averaged_over_images():
+    density = torch.zeros(2, 1, 8, 8)
+    predicted = density.clone()
+    predicted[0, 0, 1, 1], predicted[1, 0, 2, 3], predicted[1, 0, 4, 4] = 3, 1, -2
+    assert squared(predicted, truth(density))["squared"] == (9 + 1 + 4) / 2
+
+
+@pytest.mark.parametrize("name", get_args(CountLoss))
+def test_the_loss_of_every_name_descends(name):
+    loss, annotation = count_loss(TrainingConfig(loss=name)), truth(maps(2, 1, 8, 8))
+    predicted = maps(2, 1, 8, 8, seed=1).requires_grad_()
+    terms = loss(predicted, annotation)
+    before = sum(terms.values())
+    before.backward()
+    step = predicted.detach() - 0.01 * predicted.grad / predicted.grad.abs().max()
+    after = sum(loss(step, annotation).values())
+    assert all(term.ndim == 0 for term in terms.values())
+    assert after < 0.999 * before.detach()

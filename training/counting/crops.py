@@ -36,7 +36,7 @@ class Batch:
     density: FloatArray  # (B, 1, H / stride, W / stride) people per cell
     heads: tuple[FloatArray, ...]  # B times (N, 2) x, y in pixels of the crop, all inside it
     short_px: FloatArray  # (B,) the photograph's shorter side in pixels of the crop
-    region: FloatArray | None = None  # as density: share of each cell that counts; None: all
+    region: FloatArray | None = None  # the share of each cell that counts; None: all of it
 
 
 @dataclass(frozen=True)
@@ -155,13 +155,10 @@ class CropSource:
         image = window.cut(photo.image)
         if self.config.colours:
             image = vary_colours(image, rng)
-        density, region = self._density(photo, window), None
-        if photo.region is not None:
-            region = window.cells(photo.region, stride=self._stride)
-            density = density * region
+        region = None if photo.region is None else window.cells(photo.region, stride=self._stride)
         return Crop(
             image=to_array(image),
-            density=density,
+            density=self._density(photo, window),
             heads=window.heads(photo.counted)[0],
             short_px=min(photo.image.size) * window.scale,
             region=region,

@@ -1,42 +1,17 @@
 """What a counting network is asked to get right: every cell, and every neighbourhood's count."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from typing import assert_never
 
 from torch import Tensor
 from torch.nn import functional
 
-from crowdrt.errors import TrainingError
 from crowdrt.learning import TrainingConfig
+from crowdrt.training.counting.bayesian import BayesianLoss
+from crowdrt.training.counting.consistency import sanet
+from crowdrt.training.counting.truth import Annotation, CountingLoss
 
 FEW_PEOPLE = 10.0  # below this many, an image weighs about the same
 BLOCK_CELLS = 4  # a neighbourhood is 4 x 4 cells: 32 x 32 pixels at stride 8
-
-
-@dataclass(frozen=True)
-class Annotation:
-    """What a batch's density maps are compared with."""
-
-    density: Tensor  # (B, 1, h, w) people per cell
-    heads: Sequence[Tensor]  # B times (N, 2) x, y in input pixels; 0: the centre of the first
-    stride: int  # input pixels per cell
-
-
-class CountingLoss(Protocol):
-    """How far predicted density maps are from the annotation."""
-
-    def __call__(self, predicted: Tensor, truth: Annotation) -> dict[str, Tensor]:
-        """Return the weighted terms whose sum is descended, each a scalar by its name.
-
-        Each is a mean over the batch of a sum over an image, so that equal parts of a batch
-        average to the whole.
-
-        Args:
-            predicted: (B, 1, h, w) people per cell.
-            truth: of the same images, on the same device.
-        """
-        ...
 
 
 def count_loss(config: TrainingConfig) -> CountingLoss:
@@ -46,8 +21,12 @@ def count_loss(config: TrainingConfig) -> CountingLoss:
             return blocks
         case "squared":
             return squared
+        case "bayesian":
+            return BayesianLoss(config.posterior)
+        case "sanet":
+            return sanet
         case unknown:
-            raise TrainingError(f"loss {unknown!r} is not there yet", fix="use blocks or squared")
+            assert_never(unknown)
 
 
 def blocks(predicted: Tensor, truth: Annotation) -> dict[str, Tensor]:

@@ -18,8 +18,9 @@ from crowdrt.models.network import Network, Normalise, fold_blocks
 from crowdrt.training.batch_norm import AddedNorm, add_batch_norm
 from crowdrt.training.counting.crops import Batch, CropSource
 from crowdrt.training.counting.evaluate import count_errors
-from crowdrt.training.counting.losses import Annotation, count_loss
+from crowdrt.training.counting.losses import count_loss
 from crowdrt.training.counting.sets import TrainingSet, check_validation, images_of
+from crowdrt.training.counting.truth import Annotation
 from crowdrt.training.pretrained import load_by_name, sha256_of
 from crowdrt.training.task import Task
 
@@ -96,8 +97,14 @@ class DensityTask(Task):
 
     def map_losses(self, predicted: Tensor, target: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Return the recipe's loss between an answer and a map, both (B, 1, h, w)."""
-        heads = [torch.from_numpy(each).to(predicted.device) for each in batch.heads]
-        return self.count_loss(predicted.float(), Annotation(target, heads, self.stride))
+        device = predicted.device
+        predicted = predicted.float()
+        if batch.region is not None:  # what a network answers elsewhere is not counted
+            region = functional.pad(torch.from_numpy(batch.region), self.border).to(device)
+            predicted, target = predicted * region, target * region
+        heads = [torch.from_numpy(each).to(device) for each in batch.heads]
+        short_px = torch.from_numpy(batch.short_px)
+        return self.count_loss(predicted, Annotation(target, heads, self.stride, short_px))
 
     def shipped(self, state: Mapping[str, Tensor]) -> Network:
         """Return the network as `build_model` makes it: what training added is folded."""
