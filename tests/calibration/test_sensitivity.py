@@ -184,6 +184,13 @@ def test_where_people_counted_the_change_of_mae_is_what_is_tolerated(float_onnx,
     assert error.judged_by == abs(error.mae_change) != error.change
 
 
+def test_people_in_a_region_are_no_measure_of_whole_maps(float_onnx, annotated):
+    """The judge adds up whole maps, so that a MAE would be of two different things."""
+    assert Search(float_onnx, annotated, CONFIG).annotated is not None
+    watched = [replace(each, roi=np.ones((64, 64), bool)) for each in annotated]
+    assert Search(float_onnx, watched, CONFIG).annotated is None
+
+
 def test_a_mae_that_falls_is_no_better_than_one_that_rises():
     """Float counts too many, INT8 loses people."""
     error = count_error([110.0], [105.0], [100])
