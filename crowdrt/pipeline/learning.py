@@ -49,16 +49,22 @@ def train_stage(
 
 
 def task_of(recipe: Recipe, *, data: Path | None, out: Path, options: TrainOptions) -> "Task":
-    """Return what a recipe trains: by density maps, with a teacher, or by fused gradients."""
+    """Return what a recipe trains: by density maps, a teacher, fused gradients, or boxes."""
     from crowdrt.training.counting.sets import training_set
     from crowdrt.training.counting.task import DensityTask
+    from crowdrt.training.detection.sets import detection_set
+    from crowdrt.training.detection.task import DetectionTask
     from crowdrt.training.divided.task import DeepCountTask
     from crowdrt.training.transfer.task import TransferTask
 
     config = recipe.training
-    photographs = training_set(
-        data, num_synthetic=config.num_synthetic, synthetic=out / "photographs"
-    )
+    number, synthetic = config.num_synthetic, out / "photographs"
+    if config.assignment is not None:
+        boxed = detection_set(data, num_synthetic=number, synthetic=synthetic)
+        return DetectionTask(
+            *(recipe.network, recipe.width, config, boxed), pretrained=options.pretrained
+        )
+    photographs = training_set(data, num_synthetic=number, synthetic=synthetic)
     about = (recipe.network, recipe.width, config, photographs)
     if config.fusion is not None:
         return DeepCountTask(*about, pretrained=options.pretrained)

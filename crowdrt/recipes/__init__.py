@@ -8,6 +8,7 @@ import difflib
 from crowdrt.contracts import Recipe
 from crowdrt.errors import RecipeError
 from crowdrt.recipes.deepcount import deepcount_recipes
+from crowdrt.recipes.dsla import dsla_recipes
 from crowdrt.recipes.skt import skt_recipes
 from crowdrt.recipes.students import csrnet_quarter, csrnet_quarter_minmax
 
@@ -16,6 +17,7 @@ RECIPES: tuple[Recipe, ...] = (
     csrnet_quarter_minmax(),
     *skt_recipes(),
     *deepcount_recipes(),
+    *dsla_recipes(),
 )
 
 

@@ -97,7 +97,7 @@ def person_boxes(people: Sequence[Person], size: Size) -> list[dict[str, object]
     for index, person in enumerate(people):
         inside, part = window(person, size)
         owners[inside][person.sprite.alpha[part] > SOLID] = index
-    records = []
+    records: list[dict[str, object]] = []
     for index, person in enumerate(people):
         visible, whole = owners == index, person.sprite.alpha > SOLID
         if person.sprite.head.any() and visible.any():

@@ -1,0 +1,138 @@
+"""Which photographs a detector learns from, and which choose the best one.
+
+Of MOT, whole scenes validate: neighbouring frames of one scene are nearly the same picture. No
+published validation or test photograph takes part, since the tables are of those.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from crowdrt.console import say
+from crowdrt.contracts import BoxSample
+from crowdrt.data.boxes.datasets import BoxOptions, open_box_samples
+from crowdrt.data.boxes.mot import SEQINFO
+from crowdrt.data.images import opening
+from crowdrt.data.synthetic.pedestrians import generate_pedestrians
+from crowdrt.errors import DataError, TrainingError
+from crowdrt.manifest import fingerprint, sha256_file
+from crowdrt.training.detection.crops import BoxGroup, annotated_boxes
+
+VALIDATE_EVERY = 15  # every 15th photograph of a source without scenes validates
+SCENES_PER_VALIDATION = 4  # and every fourth scene
+MIN_VISIBILITY = 0.25  # of MOT's people; who is seen less is ignored
+SYNTHETIC_SEED = 1_000  # far from the seeds that `crowdrt run` and newcomers use
+TRAINING_FILES = ("annotation_train.odgt", "annotations/instances_train2017.json")
+
+
+@dataclass(frozen=True)
+class DetectionSet:
+    """Photographs to learn from, by source, and photographs to choose the best network by."""
+
+    groups: tuple[BoxGroup, ...]
+    validation: tuple[BoxSample, ...]
+
+
+def detection_set(data: Path | None, *, num_synthetic: int, synthetic: Path) -> DetectionSet:
+    """Gather what to learn from.
+
+    Args:
+        data: CrowdHuman's or COCO's folder or annotation file, a MOT sequence or a folder of
+            such; None: generated only.
+        num_synthetic: how many photographs of pedestrians to generate beside it.
+        synthetic: where to keep the generated ones.
+
+    Raises:
+        DataError: nothing annotated was found, or too little to validate.
+    """
+    parts = real_parts(data) if data is not None else []
+    if num_synthetic:
+        made = generate_pedestrians(synthetic, num_images=num_synthetic, seed=SYNTHETIC_SEED)
+        parts.append(every_15th("synthetic", made, share=0.3 if parts else 1.0))
+    learn = tuple(group for each in parts for group in each.groups if group.samples)
+    validate = tuple(sample for each in parts for sample in each.validation)
+    if not learn or not any(sample.annotated for sample in validate):
+        raise DataError(
+            f"{sum(len(group.samples) for group in learn)} annotated photographs are there to "
+            f"learn from and {len(validate)} to choose the best detector by",
+            fix="name more of CrowdHuman, COCO or MOT with --data DIR; of MOT at least two scenes",
+        )
+    return DetectionSet(groups=learn, validation=validate)
+
+
+def real_parts(data: Path) -> list[DetectionSet]:
+    """Return the photographs of a path, divided: by scenes where it holds MOT sequences."""
+    if scenes := sorted(each.parent for each in data.glob(f"*/{SEQINFO}")):
+        return [by_scene(scenes)]
+    known = [data / name for name in TRAINING_FILES if (data / name).is_file()]
+    source = known[0] if known else data
+    samples = annotated_of(source)
+    return [every_15th(source.name, samples)]
+
+
+def by_scene(scenes: Sequence[Path]) -> DetectionSet:
+    """Divide MOT sequences: the first and then every fourth scene validates.
+
+    MOT17 holds each scene three times, once for each of its public detectors; one is taken.
+    """
+    distinct = {scene_of(path): path for path in reversed(scenes)}
+    groups, validation = [], list[BoxSample]()
+    for number, name in enumerate(sorted(distinct)):
+        samples = annotated_of(distinct[name])
+        if number % SCENES_PER_VALIDATION == 0:
+            validation += samples
+        else:
+            groups.append(BoxGroup(name, tuple(samples)))
+    return DetectionSet(groups=tuple(groups), validation=tuple(validation))
+
+
+def scene_of(folder: Path) -> str:
+    """Return MOT17-02 for `MOT17-02-FRCNN`."""
+    return "-".join(folder.name.split("-")[:2])
+
+
+def every_15th(name: str, samples: Sequence[BoxSample], *, share: float = 1.0) -> DetectionSet:
+    """Take the first and then every 15th photograph for validation."""
+    rest = tuple(sample for i, sample in enumerate(samples) if i % VALIDATE_EVERY)
+    return DetectionSet((BoxGroup(name, rest, share),), tuple(samples[::VALIDATE_EVERY]))
+
+
+def annotated_of(path: Path) -> list[BoxSample]:
+    """Return the annotated photographs of a path, and say what was left out."""
+    samples = open_box_samples(path, BoxOptions(min_visibility=MIN_VISIBILITY))
+    annotated = [sample for sample in samples if sample.boxes is not None]
+    if left_out := len(samples) - len(annotated):
+        say(f"{path}: {left_out} of {len(samples)} photographs are not annotated and left out")
+    return annotated
+
+
+def check_validation(samples: Sequence[BoxSample]) -> None:
+    """Refuse what the best detector cannot be chosen by."""
+    for sample in samples:
+        annotated_boxes(sample)
+    if not any(sample.annotated for sample in samples):
+        raise TrainingError(
+            f"the {len(samples)} photographs to choose the best detector by show nobody who is "
+            "to be found",
+            fix="give DetectionSet at least one annotated photograph with people for validation",
+        )
+
+
+def images_of(data: DetectionSet) -> dict[str, Any]:
+    """Name the photographs and what is in them: another set is never taken for this one."""
+    return {
+        "groups": {
+            f"{group.name} x{group.share:g}": [label(sample) for sample in group.samples]
+            for group in data.groups
+        },
+        "validation": [label(sample) for sample in data.validation],
+    }
+
+
+def label(sample: BoxSample) -> str:
+    """Return a photograph's name, people and content, with nothing of the machine's paths."""
+    boxes = annotated_boxes(sample).tobytes() + sample.ignore.tobytes()
+    with opening(sample.image):
+        content = fingerprint({"image": sha256_file(sample.image), "boxes": boxes.hex()})
+    return f"{sample.image.name}:{sample.annotated}:{content[:16]}"
