@@ -136,6 +136,11 @@ def test_of_two_budgets_the_larger_stands_beside_the_printed_figure():
     assert {second.budget[:7], third.budget[:7]} == {"1,500 s", "1 steps"}
 
 
+def test_of_equal_budgets_the_newer_stands_beside_the_printed_figure():
+    lines = shown("skt-3", record(), record(teacher="a better one", mae=90.0))
+    assert [ours(line)[0] for line in lines[:2]] == ["90.00", "100.00"]
+
+
 def test_each_part_of_shanghaitech_fills_its_own_cells():
     lines = shown("skt-6", record(), record(**ON_B, mae=30, rmse=45, steps=2000, crops=16000))
     line = of(lines, "1/4-CSRNet")
