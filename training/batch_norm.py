@@ -7,7 +7,8 @@ turns each pair back into the one convolution that the paper describes.
 
 import torch
 from torch import Tensor, distributed, nn
-from torch.distributed.nn.functional import all_reduce
+from torch.autograd import Function
+from torch.autograd.function import FunctionCtx
 
 from crowdrt.models.layers import NormedConv
 
@@ -31,6 +32,30 @@ def add_batch_norm(model: nn.Module) -> nn.Module:
     return model
 
 
+class MeanOfAll(Function):
+    """The mean of a tensor over all processes; its gradient is shared the same way."""
+
+    @staticmethod
+    def forward(_context: FunctionCtx, here: Tensor) -> Tensor:
+        """Return the same mean in every process."""
+        return mean_of_all(here)
+
+    @staticmethod
+    def backward(_context: FunctionCtx, gradient: Tensor) -> Tensor:
+        """Return what the losses of all processes want of this one's tensor.
+
+        The loop averages gradients over processes, as it does losses, so the sum is divided here.
+        """
+        return mean_of_all(gradient)
+
+
+def mean_of_all(here: Tensor) -> Tensor:
+    """Return the mean over all processes, without a gradient."""
+    total = here.detach().clone()
+    distributed.all_reduce(total)
+    return total / distributed.get_world_size()
+
+
 class SharedBatchNorm2d(nn.BatchNorm2d):
     """Batch normalisation over the batches of all processes, on any device.
 
@@ -44,8 +69,7 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
             return super().forward(features)
         wide = features.float()
         here = torch.stack([wide.mean((0, 2, 3)), wide.square().mean((0, 2, 3))])
-        both: Tensor = all_reduce(here)  # type: ignore[no-untyped-call]
-        mean, square = both / distributed.get_world_size()
+        mean, square = MeanOfAll.apply(here)  # type: ignore[no-untyped-call]
         variance = (square - mean.square()).clamp(min=0)
         self.remember(mean.detach(), variance.detach(), features.numel() // features.shape[1])
         scale = self.weight * (variance + self.eps).rsqrt()

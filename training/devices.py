@@ -4,7 +4,6 @@ import os
 from dataclasses import dataclass
 
 from lightning.fabric import Fabric
-from lightning.fabric.strategies.ddp import DDPStrategy
 
 from crowdrt.errors import TrainingError
 from crowdrt.learning import FloatPrecision
@@ -32,7 +31,7 @@ def launch(devices: Devices, precision: FloatPrecision) -> Fabric:
         fabric = Fabric(
             accelerator=devices.accelerator,
             devices=number,
-            strategy=DDPStrategy(broadcast_buffers=False) if world_size(number) > 1 else "auto",
+            strategy="ddp" if world_size(number) > 1 else "auto",
             num_nodes=world_size(number) // number,
             precision=precision,
         )

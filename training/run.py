@@ -19,6 +19,7 @@ from crowdrt.training.devices import Devices, launch
 from crowdrt.training.schedules import build_optimizer, learning_rate, set_rate
 from crowdrt.training.task import Task
 
+Parameters = tuple[Tensor, ...] | list[Tensor]
 ONE_DEVICE = Devices()
 
 for library in ("lightning.fabric", "lightning.pytorch"):
@@ -153,12 +154,21 @@ def averaged(module: nn.Module, config: TrainingConfig) -> AveragedModel | None:
     """Return the network whose weights are the moving average, if the recipe wants one."""
     if not config.average:
         return None
-    average = get_ema_multi_avg_fn(config.average)  # type: ignore[no-untyped-call]
+
+    def average(old: Parameters, new: Parameters, seen: Tensor | int) -> None:
+        """Forget the weights it began with soon: a short run's average would be made of them."""
+        decay = min(config.average, (1 + int(seen)) / (10 + int(seen)))
+        get_ema_multi_avg_fn(decay)(old, new, seen)  # type: ignore[no-untyped-call]
+
     return AveragedModel(module, multi_avg_fn=average, use_buffers=True)
 
 
 def parts_of(config: TrainingConfig, fabric: Fabric) -> list[range]:
-    """Return which members of a batch this process takes, part by part."""
+    """Return which members of a batch this process takes, part by part.
+
+    A part of all processes together is the part that one process would take, so that batch
+    normalisation sees the same members.
+    """
     shares = fabric.world_size * config.accumulate
     if config.batch_size % shares:
         raise TrainingError(
@@ -167,5 +177,5 @@ def parts_of(config: TrainingConfig, fabric: Fabric) -> list[range]:
             fix=f"use a batch_size that is a multiple of {shares}, or fewer --devices",
         )
     size = config.batch_size // shares
-    first = fabric.global_rank * config.accumulate
-    return [range(size * i, size * (i + 1)) for i in range(first, first + config.accumulate)]
+    starts = range(fabric.global_rank * size, config.batch_size, fabric.world_size * size)
+    return [range(start, start + size) for start in starts]

@@ -92,11 +92,9 @@ def describe(recipe: Recipe, artifact: Artifact, teacher: Path | None) -> dict[s
 def trained_on(made_from: Mapping[str, Any]) -> str:
     """Return the sources of the photographs that were learned from."""
     groups = made_from.get("images", {}).get("groups", {})
-    parts = [name.partition(" x")[0] for name in groups]
-    return " + ".join(
-        f"ShanghaiTech {part.replace('part ', 'part_')} train" if part.startswith("part ") else part
-        for part in parts
-    )
+    sources = [name.partition(" x")[0] for name in groups]
+    published: dict[str, str] = {name: f"{title} train" for name, title in TESTS.items()}
+    return " + ".join(published.get(source, source) for source in sources)
 
 
 def teacher_name(recipe: Recipe, teacher: Path | None) -> str | None:

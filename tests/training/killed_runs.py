@@ -39,6 +39,7 @@ loop.draw_curves = lambda _: None  # it takes longer than what is learned here
 CONFIG = TrainingConfig(steps=6, batch_size=2, crop_px=64)
 WIDTH = Fraction(1, 16)
 INTERRUPTED = 130
+KILLS = 20
 TRIES = 5  # a run may end before its kill arrives
 
 fork = multiprocessing.get_context("fork").Process
@@ -56,6 +57,7 @@ def main(folder: Path) -> None:
         "states": [describe(state) for state in sorted(states.iterdir())],
         "resumed": [],
         "killed": kill_somewhere(data, folder / "killed", seconds),
+        "killed often": kill_often(data, folder / "often", seconds),
         "interrupted": interrupt(data, folder / "interrupted"),
     }
     everything = sorted(states.iterdir())
@@ -119,6 +121,19 @@ def kill_somewhere(data: TrainingSet, out: Path, seconds: float) -> dict[str, ob
     stop(second, signal.SIGKILL)
     finished(lambda: run(data, out))
     return {"exit": left[0], "left": left[1]} | outcome(out)
+
+
+def kill_often(data: TrainingSet, out: Path, seconds: float) -> dict[str, object]:
+    """SIGKILL at twenty random moments of a run that goes on each time, then let it finish."""
+    ends = []
+    while ends.count(-signal.SIGKILL) < KILLS:
+        process = started(lambda: run(data, out))
+        time.sleep(random.uniform(0, seconds / 3))
+        ends.append(stop(process, signal.SIGKILL))
+        if ends[-1] == 0:  # it was done before the kill came: begin another
+            shutil.rmtree(out)
+    finished(lambda: run(data, out))
+    return {"ends": ends} | outcome(out)
 
 
 def interrupt(data: TrainingSet, out: Path) -> dict[str, object]:

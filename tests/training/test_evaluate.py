@@ -54,6 +54,15 @@ def test_photographs_are_counted_whole_and_padded(plain_photo):
     assert (errors.mae, errors.bias, errors.num_images) == (7.0, -1.0, 2)
 
 
+def test_people_are_counted_in_the_region_alone(plain_photo):
+    """The left half of 6x6 cells, and of five people the two that stand there."""
+    sample = plain_photo("a.png", heads=[(1, 1), (20, 40), (30, 3), (40, 40), (47, 47)])
+    region = np.zeros((48, 48), np.bool_)
+    region[:, :24] = True
+    errors = count_errors(OnePerCell(), [replace(sample, roi=region)], IMAGENET)
+    assert errors.bias == pytest.approx(18 - 2)
+
+
 def test_a_network_sees_normalised_pixels(plain_photo):
     samples = [plain_photo(f"{level}.png", level=level) for level in (100, 228)]
     errors = count_errors(Brightness(), samples, GREY)

@@ -74,6 +74,13 @@ def test_a_run_killed_at_a_random_moment_ends_with_the_same_bytes(report):
     assert killed["losses"] == report["whole"]["losses"]
 
 
+def test_a_run_killed_twenty_times_ends_with_the_same_bytes(report):
+    often = report["killed often"]
+    assert often["ends"].count(-9) == 20
+    for what in ("weights", "metrics", "losses", "files"):
+        assert often[what] == report["whole"][what]
+
+
 def test_ctrl_c_leaves_a_whole_checkpoint_and_nothing_half_written(report):
     interrupted = report["interrupted"]
     assert interrupted["exit"] == 130

@@ -109,3 +109,12 @@ def test_the_loss_of_every_name_descends(name):
     after = sum(loss(step, annotation).values())
     assert all(term.ndim == 0 for term in terms.values())
     assert after < 0.999 * before.detach()
+
+
+def test_a_target_below_nobody_weighs_as_an_empty_one():
+    """A teacher's map has no floor: the root of its sum must not be one of a negative number."""
+    predicted = maps(1, 1, 8, 8)
+    below = predicted - 2.0
+    assert below.sum() < -FEW_PEOPLE
+    wrong = 4 * 64 + 0.2 * 2 * 64
+    assert density_loss(predicted, below).item() == pytest.approx(wrong / FEW_PEOPLE**0.5)

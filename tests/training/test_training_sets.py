@@ -72,7 +72,7 @@ def test_validation_and_learning_share_no_photograph(tmp_path):
 def test_both_parts_take_part_and_a_copy_of_a_test_photograph_does_not(published):
     found = training_set(published, num_synthetic=0, synthetic=published / "none")
     learn, validate = paths_of(found)
-    assert [group.name for group in found.groups] == ["part A", "part B"]
+    assert [group.name for group in found.groups] == ["shanghaitech-a", "shanghaitech-b"]
     assert {path.parent.parent.name for path in learn + validate} == {"train_data"}
     assert len(learn) + len(validate) == 39
     assert not (published / "none").exists()

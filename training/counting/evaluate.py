@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from crowdrt.contracts import Preprocessing, Sample
+from crowdrt.data.heads.regions import cell_shares
 from crowdrt.data.preprocess import load_feed
 from crowdrt.models.network import Normalise
 from crowdrt.training.counting.crops import annotated_heads
@@ -48,8 +49,28 @@ def count_errors(
         for sample in samples:
             feed = torch.from_numpy(load_feed(sample.image, preprocessing)).to(device)
             image = normalise(feed).contiguous(memory_format=torch.channels_last)
-            differences.append(model(image).float().sum().item() - count_of(sample))
+            density = model(image).float().cpu()
+            differences.append(people_in(density, sample, image.shape[2:]) - count_of(sample))
     return errors_of(differences)
+
+
+def people_in(density: Tensor, sample: Sample, size: Sequence[int]) -> float:
+    """Return the sum of a map (1, 1, h, w) in the region where people count.
+
+    Args:
+        density: of an image of `size` px; SANet's reaches as far over every border.
+        sample: the photograph, with its region if it has one.
+        size: height and width, padded.
+    """
+    cells = density[0, 0].double()
+    if sample.roi is not None:
+        rows, columns = cells.shape
+        stride = round(size[0] / rows)
+        span = rows * stride, columns * stride
+        margin = (span[0] - size[0]) / 2
+        shares = cell_shares(sample.roi, (rows, columns), span=span, margin_px=margin)
+        cells = cells * torch.from_numpy(shares)
+    return cells.sum().item()
 
 
 def errors_of(differences: Sequence[float]) -> CountErrors:

@@ -1,8 +1,9 @@
 """Which photographs a network learns from, and which choose the best one.
 
-Both parts of ShanghaiTech's training split and generated crowds, so that one small network
-counts a dense square, a street and a newcomer's first picture. No test photograph takes part,
-not even the byte-identical copy of one that the published Part A trains on.
+The training splits of every published set that a folder holds, and generated crowds: the shipped
+student learned from both parts of ShanghaiTech, so that one small network counts a dense square, a
+street and a newcomer's first picture. No test photograph takes part, not even the byte-identical
+copy of one that the published Part A trains on.
 """
 
 from collections.abc import Sequence
@@ -13,16 +14,15 @@ from typing import Any
 from crowdrt.console import say
 from crowdrt.contracts import Sample
 from crowdrt.data.heads.datasets import open_samples, without_copies
-from crowdrt.data.heads.shanghaitech import Part, held_out_beside, shanghaitech
+from crowdrt.data.heads.splits import SetName, held_out_beside, known_sets, open_split
 from crowdrt.data.images import opening
 from crowdrt.data.synthetic.photographs import generate
 from crowdrt.errors import DataError, TrainingError
 from crowdrt.manifest import fingerprint, sha256_file
 from crowdrt.training.counting.crops import SampleGroup, annotated_heads
 
-SHANGHAITECH = ("ShanghaiTech", "part_A", "part_A_final")
 VALIDATE_EVERY = 15  # every 15th training photograph validates instead
-PART_SHARES: tuple[tuple[Part, float], ...] = (("A", 0.4), ("B", 1.0))
+SHARES: dict[SetName, float] = {"shanghaitech-a": 0.4}  # of the crops; 1 for every other set
 SYNTHETIC_SEED = 1_000  # far from the seeds that `crowdrt run` and newcomers use
 
 
@@ -38,7 +38,7 @@ def training_set(data: Path | None, *, num_synthetic: int, synthetic: Path) -> T
     """Gather what to learn from.
 
     Args:
-        data: a folder that holds ShanghaiTech, or any annotated folder; None: generated only.
+        data: a folder that holds published sets, or any annotated folder; None: generated only.
         num_synthetic: how many crowds to generate beside it.
         synthetic: where to keep the generated ones.
 
@@ -78,15 +78,20 @@ def split_off_validation(groups: Sequence[SampleGroup]) -> TrainingSet:
 
 
 def real_groups(data: Path) -> list[SampleGroup]:
-    """Return ShanghaiTech's parts where the folder holds them, else its annotated photographs."""
-    if not any((data / name).is_dir() for name in SHANGHAITECH):
+    """Return the training splits of the published sets in a folder, else its own photographs."""
+    known = known_sets(data) if data.is_dir() else []
+    if len(known) > 1:  # UCF_CC_50 has five folds and no split: only alone is it learned from
+        known = [each for each in known if each.name != "ucf-cc-50"]
+    if not known:
         return [annotated_group(data)]
-    parts: list[SampleGroup] = []
-    for part, share in PART_SHARES:
-        learn: list[Sample] = shanghaitech(data, part, "train")
-        learn = without_copies(learn, shanghaitech(data, part, "test"))
-        parts.append(SampleGroup(f"part {part}", tuple(learn), share=share))
-    return parts
+    return [
+        SampleGroup(
+            each.name,
+            tuple(open_split(each.root, "train", part=each.name)),
+            share=SHARES.get(each.name, 1.0),
+        )
+        for each in known
+    ]
 
 
 def annotated_group(data: Path) -> SampleGroup:
