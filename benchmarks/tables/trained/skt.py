@@ -26,7 +26,7 @@ from crowdrt.benchmarks.tables.trained.names import (
     skt_row,
 )
 
-BUDGET = "SKT says neither how many steps nor how many epochs its networks were trained"
+BUDGET = "SKT's text says neither how many steps nor how many epochs its networks were trained"
 NAMES = {"sanet": "SANet", "csrnet": "CSRNet", "bl": "BL"}
 
 TABLE_2_RMSE = {  # width -> without, with transfer
