@@ -13,6 +13,7 @@ CountLoss = Literal["blocks", "squared", "bayesian", "sanet"]
 Crops = Literal["scaled", "fixed", "ratio"]
 OptimizerName = Literal["adamw", "adam", "sgd"]
 Schedule = Literal["cosine", "constant", "drop"]
+Initial = Literal["fan-in", "fan-out", "gaussian"]
 FloatPrecision = Literal["bf16-mixed", "16-mixed", "32-true"]  # as Lightning Fabric names them
 
 Intra = Literal["cosine", "l2"]
@@ -144,6 +145,7 @@ class TrainingConfig:
     clip_norm: float = 10.0  # of the gradient; 0: not clipped
     average: float = 0.998  # of the weights, exponential; 0: the last weights
     precision: FloatPrecision = "bf16-mixed"
+    initial: Initial = "fan-in"  # how convolutions begin; see training/initial.py
     seed: int = 0
 
     loss: CountLoss = "blocks"
@@ -171,6 +173,7 @@ class TrainingConfig:
         check_positive("learning_rate", self.learning_rate)
         check_choice("optimizer", self.optimizer, get_args(OptimizerName))
         check_choice("schedule", self.schedule, get_args(Schedule))
+        check_choice("initial", self.initial, get_args(Initial))
         check_choice("precision", self.precision, get_args(FloatPrecision))
         check_choice("loss", self.loss, get_args(CountLoss))
         check_choice("crops", self.crops, get_args(Crops))

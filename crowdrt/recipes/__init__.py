@@ -7,6 +7,7 @@ import difflib
 
 from crowdrt.contracts import Recipe
 from crowdrt.errors import RecipeError
+from crowdrt.recipes.counting import counting_recipes
 from crowdrt.recipes.deepcount import deepcount_recipes
 from crowdrt.recipes.dsla import dsla_recipes
 from crowdrt.recipes.skt import skt_recipes
@@ -15,6 +16,7 @@ from crowdrt.recipes.students import csrnet_quarter, csrnet_quarter_minmax
 RECIPES: tuple[Recipe, ...] = (
     csrnet_quarter(),
     csrnet_quarter_minmax(),
+    *counting_recipes(),
     *skt_recipes(),
     *deepcount_recipes(),
     *dsla_recipes(),

@@ -21,6 +21,7 @@ from crowdrt.training.counting.evaluate import count_errors
 from crowdrt.training.counting.losses import count_loss
 from crowdrt.training.counting.sets import TrainingSet, check_validation, images_of
 from crowdrt.training.counting.truth import Annotation
+from crowdrt.training.initial import initialise
 from crowdrt.training.pretrained import load_by_name, sha256_of
 from crowdrt.training.task import Task
 
@@ -67,6 +68,7 @@ class DensityTask(Task):
     def counter(self) -> Network:
         """Return the network that counts, alone, as it begins."""
         model = build_model(self.network, self.width)
+        initialise(model, self.config.initial)
         if self.pretrained is not None:
             load_by_name(model, self.pretrained)
         if self.config.batch_norm:
