@@ -226,6 +226,20 @@ def test_scenes_that_validate_are_not_learned_from(tmp_path):
     assert [sample.annotated for sample in found.validation] == [1, 0, 1, 0]  # by visibility
 
 
+@pytest.mark.data
+def test_mot17_is_divided_by_scenes(data_root, tmp_path):
+    scenes = data_root / "MOT17-mini" / "train"
+    found = detection_set(scenes, num_synthetic=0, synthetic=tmp_path)
+    assert len(found.groups) == 5
+    assert sum(group.share for group in found.groups) == pytest.approx(1)
+    assert {s.image.parent.parent.name[:8] for s in found.validation} == {"MOT17-02", "MOT17-10"}
+    batch = DetectionTask("dsla", NARROW, TINY, found).batch(0, range(4))
+    learned = [boxes[~ignore] for boxes, ignore in zip(batch.boxes, batch.ignore, strict=True)]
+    assert sum(map(len, learned)) > 4
+    tall = np.concatenate(learned)
+    assert (tall[:, 3] - tall[:, 1] > tall[:, 2] - tall[:, 0]).mean() > 0.8  # people stand
+
+
 def test_a_single_source_validates_by_every_15th(tmp_path):
     sequence(tmp_path, "MOT17-02", frames=17)
     found = detection_set(tmp_path / "MOT17-02", num_synthetic=0, synthetic=tmp_path)

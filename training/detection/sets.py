@@ -74,17 +74,20 @@ def real_parts(data: Path) -> list[DetectionSet]:
 def by_scene(scenes: Sequence[Path]) -> DetectionSet:
     """Divide MOT sequences: the first and then every fourth scene validates.
 
-    MOT17 holds each scene three times, once for each of its public detectors; one is taken.
+    MOT17 holds each scene three times, once for each of its public detectors; one is taken. All
+    scenes are learned from as often, however long; together they weigh as much as one source.
     """
     distinct = {scene_of(path): path for path in reversed(scenes)}
-    groups, validation = [], list[BoxSample]()
-    for number, name in enumerate(sorted(distinct)):
-        samples = annotated_of(distinct[name])
-        if number % SCENES_PER_VALIDATION == 0:
-            validation += samples
-        else:
-            groups.append(BoxGroup(name, tuple(samples)))
-    return DetectionSet(groups=tuple(groups), validation=tuple(validation))
+    names = sorted(distinct)
+    held_out = names[::SCENES_PER_VALIDATION]
+    validation = [sample for name in held_out for sample in annotated_of(distinct[name])]
+    share = 1 / max(1, len(names) - len(held_out))
+    groups = tuple(
+        BoxGroup(name, tuple(annotated_of(distinct[name])), share)
+        for name in names
+        if name not in held_out
+    )
+    return DetectionSet(groups=groups, validation=tuple(validation))
 
 
 def scene_of(folder: Path) -> str:
