@@ -124,6 +124,12 @@ def test_a_person_in_an_ignored_region_is_learned():
     assert sum(int((each.grad != 0).sum()) for each in out.soft_logits) == 1 + 6
 
 
+def test_certain_and_soft_anchors_learn_the_box():
+    out = outputs()
+    losses(out, People(PERSON, NO_BOXES))["soft:giou"].backward()
+    assert sum(int(each.grad.any(dim=2).sum()) for each in out.boxes) == 1 + 6
+
+
 def test_parts_of_a_batch_average_to_it():
     people = [People(PERSON, NO_BOXES), People(NO_BOXES, NO_BOXES)]
     both = values(outputs(batch=2), *people)
