@@ -1,6 +1,7 @@
 """Training by recipe: which task it is, with which photographs and which teacher."""
 
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ class TrainOptions:
 
     steps: int | None = None
     seed: int | None = None
+    width: Fraction | None = None
     devices: int = 1
     accelerator: str = "auto"
     teacher: Path | None = None  # weights; None: those that the project ships for the recipe's
@@ -29,10 +31,11 @@ class TrainOptions:
 
 
 def with_options(recipe: Recipe, options: TrainOptions) -> Recipe:
-    """Return the recipe with the command line's steps and seed, which are part of its identity."""
+    """Return the recipe with the command line's steps, seed and width, which identify it too."""
     named = {"steps": options.steps, "seed": options.seed}
     changes = {name: value for name, value in named.items() if value is not None}
-    return replace(recipe, training=replace(recipe.training, **changes))  # type: ignore[arg-type]
+    training = replace(recipe.training, **changes)  # type: ignore[arg-type]
+    return replace(recipe, width=options.width or recipe.width, training=training)
 
 
 def train_stage(

@@ -16,6 +16,7 @@ from fractions import Fraction
 
 from crowdrt.contracts import Recipe
 from crowdrt.learning import TrainingConfig, Transfer
+from crowdrt.recipes.counting import counting_recipes
 
 PUBLISHED = TrainingConfig(
     steps=1000 * 4 * 300,
@@ -53,7 +54,11 @@ GROUND_TRUTHS = {"hard": "hard", "soft": "soft", "hard-soft": "both"}
 
 
 def skt_recipes() -> Iterator[Recipe]:
-    """Yield every row of Tables 3 and 4, as published and on a CPU's budget."""
+    """Yield every row of Tables 3, 4 and 6, as published and on a CPU's budget.
+
+    Table 2 is `skt-3-none` and `skt-3-cosine-dense-fsp` at other widths: `--width 1/2`.
+    """
+    yield from other_networks()
     for suffix, width, config, transfer in (
         ("", Fraction(1, 4), PUBLISHED, CODE),
         ("-cpu", Fraction(1, 8), ON_A_CPU, BY_MEANS),
@@ -77,6 +82,33 @@ def skt_recipes() -> Iterator[Recipe]:
 
 
 BUDGETS = {"": "as published", "-cpu": "on a CPU's budget"}
+
+
+def other_networks() -> Iterator[Recipe]:
+    """Yield the rows of Table 6 that are not Table 3's: teachers, and students of BL and SANet.
+
+    A student has its teacher's loss and optimiser, "the same transfer configuration" and no other
+    word of the paper. Tables 7 and 9 are the same recipes on other photographs.
+    """
+    for suffix, teachers, student in (("", "", Fraction(1, 4)), ("-cpu", "-cpu", Fraction(1, 16))):
+        transfer = BY_MEANS if suffix else CODE
+        for base in counting_recipes():
+            network = base.network
+            if network not in ("csrnet", "bl", "sanet") or base.name != f"{network}{teachers}":
+                continue
+            about = f"SKT, Table 6: {network}, {BUDGETS[suffix]}"
+            yield replace(base, name=f"skt-6-{network}{suffix}", about=f"{about}: the teacher")
+            if network == "csrnet":
+                continue
+            none = replace(
+                base,
+                name=f"skt-6-{network}-none{suffix}",
+                width=student,
+                about=f"{about}: the student without transfer",
+            )
+            yield none
+            changed = replace(transfer, teacher=f"{network}{suffix}")
+            yield taught(none, f"skt-6-{network}-transfer{suffix}", changed, f"{about}: transfer")
 
 
 def taught(base: Recipe, name: str, transfer: Transfer, about: str) -> Recipe:

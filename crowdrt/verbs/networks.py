@@ -31,6 +31,7 @@ def train(
     data: Data = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Instead of the recipe's.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Instead of the recipe's.")] = None,
+    width: Annotated[str | None, typer.Option(help="Instead of the recipe's: 1/2, 1/8.")] = None,
     teacher: Annotated[
         Path | None, typer.Option(help="Weights that teach, where the recipe has a teacher.")
     ] = None,
@@ -58,6 +59,7 @@ def train(
     options = TrainOptions(
         steps=steps,
         seed=seed,
+        width=None if width is None else parse_width(width),
         teacher=teacher,
         pretrained=init,
         devices=devices,

@@ -115,3 +115,27 @@ def test_an_unknown_recipe_names_the_nearest():
     with pytest.raises(RecipeError, match="unknown") as caught:
         recipe_named("skt-3-cosin")
     assert "skt-3-cosine" in caught.value.fix
+
+
+def test_every_teacher_is_a_recipe_of_its_students_network():
+    taught = [recipe for recipe in RECIPES if recipe.training.transfer]
+    assert len(taught) >= 22
+    for recipe in taught:
+        teacher = recipe_named(recipe.training.transfer.teacher)
+        assert teacher.network == recipe.network
+        assert teacher.width > recipe.width
+
+
+def test_rows_of_table_3_differ_in_the_transfer_alone():
+    for suffix in ("", "-cpu"):
+        none = recipe_named(f"skt-3-none{suffix}")
+        rows = [r for r in RECIPES if r.name.startswith("skt-3-") and r.width == none.width]
+        assert len(rows) == 7
+        assert len({str(row.training.transfer) for row in rows}) == 7
+        for row in rows:
+            assert replace(row.training, transfer=None) == none.training
+
+
+def test_another_width_is_table_2s_other_rows():
+    found = with_options(recipe_named("skt-3-none"), TrainOptions(width=Fraction(1, 2)))
+    assert (found.width, found.name) == (Fraction(1, 2), "skt-3-none")
