@@ -105,7 +105,7 @@ class TileSource:
         self._config, self._fusion = config, fusion
         self._held: dict[Path, Photograph] = {}
         self._room = HELD_BYTES
-        self._pool = ThreadPoolExecutor(len(os.sched_getaffinity(0)))
+        self._pool = ThreadPoolExecutor(os.cpu_count())
 
     def batch(self, step: int, members: range) -> TileBatch:
         """Return some members of a step's batch; the same ones are always the same."""
