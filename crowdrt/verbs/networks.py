@@ -66,6 +66,12 @@ def train(
         accelerator=accelerator,
     )
     chosen = with_options(recipe_named(recipe), options)
+    if test and chosen.training.assignment is not None:
+        raise RecipeError(
+            f"--test counts people on photographs, and {recipe} learns to draw boxes",
+            fix=f"train without it, then: crowdrt detect {output}/weights.safetensors "
+            "CrowdHuman/annotation_val.odgt --short-side 800 --json",
+        )
     artifact = train_stage(chosen, data=data, out=output, options=options)
     if test:
         assert data is not None
