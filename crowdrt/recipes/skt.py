@@ -35,7 +35,7 @@ PUBLISHED = TrainingConfig(
     colours=False,
     batch_norm=False,
 )
-ON_A_CPU = TrainingConfig(steps=1200, batch_size=8, crop_px=192)
+ON_A_CPU = TrainingConfig(steps=600, batch_size=4, crop_px=320)
 CODE = Transfer(
     teacher="csrnet", normalise=True, with_density=True, intra_weight=0.5, inter_weight=0.5
 )
