@@ -3,7 +3,8 @@
 Liu et al., "Efficient Crowd Counting via Structured Knowledge Transfer", ACM MM 2020,
 arXiv:2003.10120. `skt-3-...` are the rows of Table 3 (what is transferred) and `skt-4-...` of
 Table 4 (which ground truth), at 1/4-CSRNet and the settings of the authors' code: Adam at 1e-4,
-weight decay 5e-4, batches of one crop, 1000 epochs of 300 photographs repeated four times.
+weight decay 5e-4, batches of one crop, 1000 epochs of 300 photographs repeated four times, from
+scratch.
 
 `...-cpu` are the same rows within a CPU's budget, at 1/8-CSRNet and from scratch: batches, batch
 normalisation, the loss of the shipped student, and transfers as means over locations, so that the
@@ -29,13 +30,14 @@ PUBLISHED = TrainingConfig(
     clip_norm=0,
     average=0,
     precision="32-true",
+    initial="fan-out",
     loss="squared",
     crops="ratio",
     flip=0.2,
     colours=False,
     batch_norm=False,
 )
-ON_A_CPU = TrainingConfig(steps=600, batch_size=4, crop_px=320)
+ON_A_CPU = TrainingConfig(steps=800, batch_size=4, crop_px=320, freeze_norm_at=0.25)
 CODE = Transfer(
     teacher="csrnet", normalise=True, with_density=True, intra_weight=0.5, inter_weight=0.5
 )
