@@ -159,7 +159,6 @@ class TrainingConfig:
     sigma_px: float = 0.0  # 0: geometry-adaptive
     nearest_sigma_px: float = 0.0  # more: the nearest head's distance, at most this (SKT, UCF-QNRF)
     batch_norm: bool = True  # learned beside every convolution, folded before shipping
-    freeze_norm_at: float = 1.0  # of the steps, from where it no longer looks at the batch
     num_synthetic: int = 0  # generated photographs added to the training set
     transfer: Transfer | None = None
 

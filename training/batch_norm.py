@@ -94,15 +94,3 @@ def share_statistics(model: nn.Module) -> None:
     for module in model.modules():
         if type(module) is nn.BatchNorm2d:
             module.__class__ = SharedBatchNorm2d
-
-
-def freeze_statistics(model: nn.Module) -> None:
-    """Let every batch normalisation use its running statistics, as it will when it ships.
-
-    While learning, a batch is normalised by its own mean and spread. Those of a few crops say much
-    of how crowded they are, so a network comes to count relative to its batch; alone with one
-    photograph it then counts thousands on an empty street. Its weights go on learning.
-    """
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.eval()

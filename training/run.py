@@ -14,7 +14,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from crowdrt.errors import TrainingError
 from crowdrt.learning import TrainingConfig
 from crowdrt.models.network import Network
-from crowdrt.training.batch_norm import freeze_statistics, share_statistics
+from crowdrt.training.batch_norm import share_statistics
 from crowdrt.training.devices import Devices, launch
 from crowdrt.training.schedules import build_optimizer, learning_rate, set_rate
 from crowdrt.training.task import Task
@@ -93,8 +93,6 @@ class Run:
         """
         set_rate(self.optimizer, learning_rate(self.step, self.config))
         self.model.train()
-        if self.step >= self.config.freeze_norm_at * self.config.steps:
-            freeze_statistics(self.module)
         self.optimizer.zero_grad(set_to_none=True)
         terms = self.descend(batches)
         self.check_finite("loss", terms["loss"])
