@@ -120,6 +120,15 @@ def test_the_teachers_soft_map_is_what_it_answers(data, teacher):
     assert [each.shape[1] for each in features] == [8, 8, 16, 32, 64, 32]
 
 
+def test_a_loss_of_heads_still_sees_the_teachers_map(data, teacher):
+    """Equation 7 for BL: its own loss knows no map, so the soft one is squared errors."""
+    config = replace(TINY, loss="bayesian")
+    learning = TransferTask("bl", NARROW, config, data, teacher=teacher("bl"))
+    terms = Run(learning).learn([learning.batch(0, range(2))])
+    assert {"heads", "background", "soft_squared"} < set(terms)
+    assert terms["soft_squared"] > 0
+
+
 def test_another_network_cannot_teach(data, teacher):
     with pytest.raises(TrainingError, match="cannot teach csrnet layer by layer") as caught:
         task(data, teacher("bl"))

@@ -20,7 +20,7 @@ from crowdrt.training.counting.crops import Batch, CropSource
 from crowdrt.training.counting.evaluate import count_errors
 from crowdrt.training.counting.losses import count_loss
 from crowdrt.training.counting.sets import TrainingSet, check_validation, images_of
-from crowdrt.training.counting.truth import Annotation
+from crowdrt.training.counting.truth import Annotation, CountingLoss
 from crowdrt.training.initial import initialise
 from crowdrt.training.pretrained import load_by_name, sha256_of
 from crowdrt.training.task import Task
@@ -97,8 +97,10 @@ class DensityTask(Task):
         target = functional.pad(torch.from_numpy(batch.density), self.border)
         return pixels.contiguous(memory_format=torch.channels_last), target.to(device)
 
-    def map_losses(self, predicted: Tensor, target: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """Return the recipe's loss between an answer and a map, both (B, 1, h, w)."""
+    def map_losses(
+        self, predicted: Tensor, target: Tensor, batch: Batch, *, loss: CountingLoss | None = None
+    ) -> dict[str, Tensor]:
+        """Return a loss, the recipe's by default, between an answer and a map: (B, 1, h, w)."""
         device = predicted.device
         predicted = predicted.float()
         if batch.region is not None:  # what a network answers elsewhere is not counted
@@ -106,7 +108,8 @@ class DensityTask(Task):
             predicted, target = predicted * region, target * region
         heads = [torch.from_numpy(each).to(device) for each in batch.heads]
         short_px = torch.from_numpy(batch.short_px)
-        return self.count_loss(predicted, Annotation(target, heads, self.stride, short_px))
+        annotation = Annotation(target, heads, self.stride, short_px)
+        return (loss or self.count_loss)(predicted, annotation)
 
     def shipped(self, state: Mapping[str, Tensor]) -> Network:
         """Return the network as `build_model` makes it: what training added is folded."""

@@ -15,6 +15,7 @@ from crowdrt.models.network import Network
 from crowdrt.models.skt import SktOutputs, SktStudent, forward_tapped, tapped_channels, taps_of
 from crowdrt.models.weights import load_network
 from crowdrt.training.counting.crops import Batch
+from crowdrt.training.counting.losses import squared
 from crowdrt.training.counting.sets import TrainingSet
 from crowdrt.training.counting.task import DensityTask
 from crowdrt.training.transfer.distances import inter_distance, intra_distance
@@ -58,6 +59,8 @@ class TransferTask(DensityTask):
             )
         self.teacher.requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.taps = taps_of(self.teacher, self.transfer.taps)
+        # the Bayesian loss knows heads alone; of a teacher's map it would see nothing
+        self.soft_loss = squared if config.loss == "bayesian" else self.count_loss
 
     def build(self) -> Network:
         """Return the student with its adapters."""
@@ -84,7 +87,7 @@ class TransferTask(DensityTask):
         if self.transfer.ground_truth != "soft":
             terms |= self.map_losses(answer.density, target, batch)
         if self.transfer.ground_truth != "hard":
-            found = self.map_losses(answer.density, soft, batch)
+            found = self.map_losses(answer.density, soft, batch, loss=self.soft_loss)
             terms |= {f"soft_{k}": self.transfer.soft_weight * v for k, v in found.items()}
         return terms | self.distances(answer, soft, theirs)
 
