@@ -1,6 +1,7 @@
 """curves.png: a run's losses and validation errors so far, drawn anew at every validation."""
 
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from crowdrt.errors import MissingDependencyError
@@ -10,7 +11,7 @@ from crowdrt.training.metrics import read_lines
 
 NO_TERMS = ("step", "loss", "rate", "time")
 INCHES = (9, 4)
-SMOOTH = 0.9  # of the exponential average drawn over the losses
+WINDOW = 9  # lines of the log whose median is drawn
 
 
 def draw_curves(out: Path) -> None:
@@ -28,7 +29,7 @@ def draw_curves(out: Path) -> None:
 
 
 def draw_losses(axes: Any, lines: list[dict[str, Any]]) -> None:
-    """Draw every term by its name, smoothed, and the plain sum behind it."""
+    """Draw the medians of every term by its name, and their plain sum behind them."""
     steps = [line["step"] for line in lines]
     if lines:
         axes.plot(steps, [line["loss"] for line in lines], color="0.8", linewidth=0.8)
@@ -57,8 +58,9 @@ def draw_errors(axes: Any, lines: list[dict[str, Any]]) -> None:
 
 
 def smoothed(values: list[float]) -> list[float]:
-    """Return the exponential average of what came before each value."""
-    found: list[float] = []
-    for value in values:
-        found.append(value if not found else SMOOTH * found[-1] + (1 - SMOOTH) * value)
-    return found
+    """Return the median of the values around each.
+
+    A loss falls by orders of magnitude: a mean would stay above all of its values for long.
+    """
+    half = WINDOW // 2
+    return [median(values[max(0, i - half) : i + half + 1]) for i in range(len(values))]
