@@ -51,7 +51,7 @@ def counting_recipes() -> Iterator[Recipe]:
         yield (base := make())
         yield replace(
             base,
-            name=f"{base.name}-cpu",
+            name=f"{base.network}-cpu",
             width=width,
             about=f"{base.network}, its loss, from scratch within a CPU's budget",
             training=replace(
@@ -71,7 +71,7 @@ def csrnet() -> Recipe:
     quarter of the area with their mirror images; it leaves batch, decay and epochs open.
     """
     return Recipe(
-        name="csrnet",
+        name="csrnet-published",
         network="csrnet",
         width=Fraction(1),
         about="CSRNet by its authors' code: squared errors; begin with --init VGG-16",
@@ -95,7 +95,7 @@ def can() -> Recipe:
     at any place; and it has photographs of one size, here a batch is cut to its first one's.
     """
     return Recipe(
-        name="can",
+        name="can-published",
         network="can",
         width=Fraction(1),
         about="CAN by its authors' code: squared errors; begin with --init VGG-16",
@@ -119,7 +119,7 @@ def bl() -> Recipe:
     heads just outside of a crop; here and in their code for UCF-QNRF only those inside count.
     """
     return Recipe(
-        name="bl",
+        name="bl-published",
         network="bl",
         width=Fraction(1),
         about="BL by its authors' code: the Bayesian loss; begin with --init VGG-19",
@@ -144,7 +144,7 @@ def sanet() -> Recipe:
     was published.
     """
     return Recipe(
-        name="sanet",
+        name="sanet-published",
         network="sanet",
         width=Fraction(1),
         about="SANet as its paper says: squared errors and local consistency",
@@ -161,7 +161,7 @@ def mcnn() -> Recipe:
     rate that it does not say.
     """
     return Recipe(
-        name="mcnn",
+        name="mcnn-published",
         network="mcnn",
         width=Fraction(1),
         about="MCNN by a widely used code: squared errors",

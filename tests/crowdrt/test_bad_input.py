@@ -304,7 +304,7 @@ def test_a_size_that_is_no_multiple_of_the_stride(size, tiny, refused):
         (("synthesize", "-o", "p", "--people", "many"), "people 'many'"),
         (("synthesize", "-o", "p", "--people", "9-"), "people '9-'"),
         (("synthesize", "-o", "p", "--people", "90-20"), "(90, 20)"),
-        (("table", "skt-9"), "'skt-9'"),
+        (("table", "skt-99"), "'skt-99'"),
         (("table", "skt-8", "--size", "8x8"), "8x8"),
         (("table", "skt-8", "--network", "mcnn"), "'mcnn'"),
         (("table", "skt-8", "--records", "missing.jsonl"), "missing.jsonl"),

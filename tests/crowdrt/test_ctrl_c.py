@@ -44,7 +44,7 @@ STAGES = {
     ),
     "count": (
         "count {tiny}/tiny.onnx {tiny}/photos --store {tiny}/store --overlay {out}/new",
-        ("crowdrt.pipeline.counting.predict", 2),
+        ("crowdrt.pipeline.counting.predict_sample", 2),
     ),
     "race": (
         "profile {tiny}/tiny.onnx --size 96x128 --seconds 0 --store {tiny}/store -o {out}/r.jsonl",

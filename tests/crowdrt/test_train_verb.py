@@ -12,7 +12,7 @@ from crowdrt.data.heads.splits import KnownSet
 from crowdrt.data.synthetic.photographs import generate
 from crowdrt.errors import DataError, RecipeError
 from crowdrt.learning import TrainingConfig, Transfer
-from crowdrt.models import build_model
+from crowdrt.models import NETWORKS, TRAINING_FORMS, build_model
 from crowdrt.models.weights import load_network, save_weights
 from crowdrt.pipeline import trained
 from crowdrt.pipeline.learning import TrainOptions, train_stage, with_options
@@ -109,6 +109,7 @@ def test_every_recipe_has_its_own_name_and_says_what_it_is():
     names = [recipe.name for recipe in RECIPES]
     assert len(set(names)) == len(names)
     assert all(recipe.about for recipe in RECIPES)
+    assert not set(names) & {*NETWORKS, *TRAINING_FORMS}  # crowdrt export takes either
 
 
 def test_an_unknown_recipe_names_the_nearest():

@@ -54,7 +54,7 @@ def held_out(task, model):
 
 def test_the_recipes_are_the_papers_networks_with_their_losses():
     for network, loss in PUBLISHED.items():
-        recipe, narrow = RECIPES[network], RECIPES[f"{network}-cpu"]
+        recipe, narrow = RECIPES[f"{network}-published"], RECIPES[f"{network}-cpu"]
         assert recipe.network == narrow.network == network
         assert recipe.training.loss == narrow.training.loss == loss
         assert recipe.width == 1
@@ -86,7 +86,7 @@ def test_every_network_learns_with_its_loss(crowds, network):
 
 @pytest.mark.parametrize("network", PUBLISHED)
 def test_a_published_step_is_taken_as_it_says(crowds, network):
-    recipe = RECIPES[network]
+    recipe = RECIPES[f"{network}-published"]
     changes = {"crop_px": 64} if recipe.training.crops == "fixed" else {}
     task = task_of(recipe, crowds, **changes)
     size = 64 if changes else 48  # half of 96
@@ -105,7 +105,7 @@ def test_what_is_answered_outside_a_region_costs_nothing(crowds):
     roi = np.zeros((96, 96), np.bool_)
     roi[:, :48] = True
     inside = tuple(Sample(image=each.image, heads=each.heads, roi=roi) for each in crowds)
-    task = task_of(RECIPES["csrnet"], inside, crop_ratio=(1.0, 1.0))
+    task = task_of(RECIPES["csrnet-published"], inside, crop_ratio=(1.0, 1.0))
     batch = task.batch(0, range(1))
     target = task.on_device(batch, CPU)[1]
     predicted = target.clone()
