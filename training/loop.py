@@ -38,8 +38,10 @@ def train(
     devices: Devices = ONE_DEVICE,
     save_every: int = 250,
     validate_every: int = 1000,
-) -> Artifact:
+) -> Artifact | None:
     """Train a network and leave the best one at `out/weights.safetensors`.
+
+    Of several processes the first one writes and returns the file; the others return None.
 
     Args:
         task: the network, what it learns from and how.
@@ -98,13 +100,13 @@ def clear(out: Path, *, fresh: bool) -> None:
         best_weights(out).unlink(missing_ok=True)
 
 
-def finish(run: Run, out: Path, made_from: Mapping[str, Any]) -> Artifact:
+def finish(run: Run, out: Path, made_from: Mapping[str, Any]) -> Artifact | None:
     """Give the best network its final name. It can be killed anywhere and done again."""
     best, weights, checkpoint = best_weights(out), out / "weights.safetensors", checkpoint_of(out)
     run.fabric.barrier()
     if not run.leads:
         run.fabric.barrier()
-        return Artifact(path=weights, kind="weights", sha256="")
+        return None
     if not best.is_file():
         raise TrainingError(
             f"{best} is gone, and with it the best network of this run",

@@ -15,7 +15,7 @@ from crowdrt.errors import TrainingError
 from crowdrt.learning import TrainingConfig
 from crowdrt.models.network import Network
 from crowdrt.training.batch_norm import share_statistics
-from crowdrt.training.devices import Devices, launch
+from crowdrt.training.devices import Devices, launch, world_size
 from crowdrt.training.schedules import build_optimizer, learning_rate, set_rate
 from crowdrt.training.task import Task
 
@@ -41,6 +41,7 @@ class Run:
 
     def __init__(self, task: Task, devices: Devices = ONE_DEVICE) -> None:
         self.task, self.config = task, task.config
+        check_shares(task.config, world_size(devices.number))
         self.fabric = launch(devices, task.config.precision)
         torch.manual_seed(task.config.seed)
         model: nn.Module = task.build()
@@ -169,13 +170,21 @@ def parts_of(config: TrainingConfig, fabric: Fabric) -> list[range]:
     A part of all processes together is the part that one process would take, so that batch
     normalisation sees the same members.
     """
-    shares = fabric.world_size * config.accumulate
+    size = check_shares(config, fabric.world_size)
+    starts = range(fabric.global_rank * size, config.batch_size, fabric.world_size * size)
+    return [range(start, start + size) for start in starts]
+
+
+def check_shares(config: TrainingConfig, num_processes: int) -> int:
+    """Return the members of one part; refuse a batch that cannot be shared equally.
+
+    Before any other process is started: one that waited for the others would wait for ever.
+    """
+    shares = num_processes * config.accumulate
     if config.batch_size % shares:
         raise TrainingError(
-            f"a batch of {config.batch_size} cannot be shared by {fabric.world_size} devices in "
+            f"a batch of {config.batch_size} cannot be shared by {num_processes} devices in "
             f"{config.accumulate} parts each",
             fix=f"use a batch_size that is a multiple of {shares}, or fewer --devices",
         )
-    size = config.batch_size // shares
-    starts = range(fabric.global_rank * size, config.batch_size, fabric.world_size * size)
-    return [range(start, start + size) for start in starts]
+    return config.batch_size // shares

@@ -40,7 +40,7 @@ def with_options(recipe: Recipe, options: TrainOptions) -> Recipe:
 
 def train_stage(
     recipe: Recipe, *, data: Path | None, out: Path, options: TrainOptions = TrainOptions()
-) -> Artifact:
+) -> Artifact | None:
     """Train a recipe's network; the best one becomes `out/weights.safetensors`."""
     from crowdrt.training.devices import Devices
     from crowdrt.training.loop import train

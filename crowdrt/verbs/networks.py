@@ -73,6 +73,8 @@ def train(
             "CrowdHuman/annotation_val.odgt --short-side 800 --json",
         )
     artifact = train_stage(chosen, data=data, out=output, options=options)
+    if artifact is None:  # another process of this run speaks for all
+        return
     if test:
         assert data is not None
         record_stage(chosen, artifact, data=data, teacher=teacher)
