@@ -103,7 +103,7 @@ def test_generated_crowds_join_with_a_smaller_share(published, crowds, monkeypat
     monkeypatch.setattr("crowdrt.training.counting.sets.generate", lambda *_, **__: list(crowds))
     found = training_set(published, num_synthetic=4, synthetic=published / "made")
     shares = {group.name: group.share for group in found.groups}
-    assert list(shares) == ["part A", "part B", "synthetic"]
+    assert list(shares) == ["shanghaitech-a", "shanghaitech-b", "synthetic"]
     assert 0 < shares["synthetic"] < max(shares.values())
     assert crowds[0] in found.validation
 
