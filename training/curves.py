@@ -14,8 +14,13 @@ INCHES = (9, 4)
 WINDOW = 9  # lines of the log whose median is drawn
 
 
-def draw_curves(out: Path) -> None:
-    """Draw what `out` holds of a run so far; nothing where matplotlib is not installed."""
+def draw_curves(out: Path, *, score: str) -> None:
+    """Draw what `out` holds of a run so far; nothing where matplotlib is not installed.
+
+    Args:
+        out: the folder of the run.
+        score: which validation error chooses the best network.
+    """
     try:
         figures = require("matplotlib.figure", extra="report")
     except MissingDependencyError:
@@ -23,7 +28,7 @@ def draw_curves(out: Path) -> None:
     figure = figures.Figure(figsize=INCHES, layout="constrained")
     left, right = figure.subplots(1, 2)
     draw_losses(left, read_lines(out / "losses.jsonl"))
-    draw_errors(right, read_lines(out / "metrics.jsonl"))
+    draw_errors(right, read_lines(out / "metrics.jsonl"), score)
     with write_whole(out / "curves.png") as temporary:
         figure.savefig(temporary, format="png", dpi=110)
 
@@ -41,10 +46,10 @@ def draw_losses(axes: Any, lines: list[dict[str, Any]]) -> None:
         axes.legend(frameon=False, fontsize="small")
 
 
-def draw_errors(axes: Any, lines: list[dict[str, Any]]) -> None:
-    """Draw the validation errors, and mark the best."""
+def draw_errors(axes: Any, lines: list[dict[str, Any]], name: str) -> None:
+    """Draw a validation error, and mark the best."""
+    lines = [line for line in lines if name in line]
     if lines:
-        name = "mae" if "mae" in lines[0] else list(lines[0])[2]
         steps, values = [line["step"] for line in lines], [line[name] for line in lines]
         axes.plot(steps, values, marker="o", markersize=3)
         best = min(range(len(values)), key=values.__getitem__)

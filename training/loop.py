@@ -32,7 +32,7 @@ LOG_EVERY = 10  # steps between the lines of losses.jsonl
 
 
 def train(
-    task: Task,
+    task: Task[Any],
     out: Path,
     *,
     devices: Devices = ONE_DEVICE,
@@ -88,7 +88,7 @@ def begin(run: Run, out: Path, *, key: str) -> None:
         for name in ("metrics.jsonl", "losses.jsonl"):
             rewind(out / name, run.step)
         clear(out, fresh=run.step == 0)
-    run.fabric.barrier()
+    run.wait()
 
 
 def clear(out: Path, *, fresh: bool) -> None:
@@ -103,9 +103,9 @@ def clear(out: Path, *, fresh: bool) -> None:
 def finish(run: Run, out: Path, made_from: Mapping[str, Any]) -> Artifact | None:
     """Give the best network its final name. It can be killed anywhere and done again."""
     best, weights, checkpoint = best_weights(out), out / "weights.safetensors", checkpoint_of(out)
-    run.fabric.barrier()
+    run.wait()
     if not run.leads:
-        run.fabric.barrier()
+        run.wait()
         return None
     if not best.is_file():
         raise TrainingError(
@@ -123,7 +123,7 @@ def finish(run: Run, out: Path, made_from: Mapping[str, Any]) -> Artifact | None
     artifact = write_manifest(weights, kind="weights", made_from=made_from, facts=facts)
     for leftover in (checkpoint, best, manifest_path(best)):
         leftover.unlink(missing_ok=True)
-    run.fabric.barrier()
+    run.wait()
     return artifact
 
 
@@ -166,7 +166,7 @@ def save(run: Run, out: Path, *, key: str) -> None:
         progress = {"step": run.step, "best": run.best, "seconds": run.spent}
         facts = {"key": key, **progress, "scaler": scaler}
         save_checkpoint(checkpoint_of(out), run.modules, run.optimizer, facts)
-    run.fabric.barrier()
+    run.wait()
 
 
 def keep_best(run: Run, out: Path, loss: float) -> None:
@@ -187,8 +187,8 @@ def keep_best(run: Run, out: Path, loss: float) -> None:
                 width=task.width,
                 facts=facts,
             )
-        draw_curves(out)
-    run.fabric.barrier()
+        draw_curves(out, score=run.task.score)
+    run.wait()
 
 
 def log_losses(run: Run, out: Path, terms: Mapping[str, float]) -> None:

@@ -29,12 +29,16 @@ def rewind(path: Path, step: int) -> None:
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """Return the lines of the file, oldest first; what is no line of metrics is left out."""
+    return [line for line in read_objects(path) if isinstance(line.get("step"), int)]
+
+
+def read_objects(path: Path) -> list[dict[str, Any]]:
+    """Return every line that is an object of JSON; what a kill or a disk damaged is left out."""
     try:
         lines = path.read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError):  # a folder that is no folder fails when it is written
         return []
-    found = [parsed(line) for line in lines]
-    return [line for line in found if isinstance(line, dict) and isinstance(line.get("step"), int)]
+    return [found for line in lines if isinstance(found := parsed(line), dict)]
 
 
 def parsed(line: str) -> Any:

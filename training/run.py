@@ -39,7 +39,7 @@ class Run:
         TrainingError: a batch cannot be shared equally.
     """
 
-    def __init__(self, task: Task, devices: Devices = ONE_DEVICE) -> None:
+    def __init__(self, task: Task[Any], devices: Devices = ONE_DEVICE) -> None:
         self.task, self.config = task, task.config
         check_shares(task.config, world_size(devices.number))
         self.fabric = launch(devices, task.config.precision)
@@ -51,8 +51,7 @@ class Run:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         optimizer = build_optimizer(groups, task.config)
         self.model, self.optimizer = self.fabric.setup(model, optimizer)
-        if hasattr(model, "forward_train"):
-            self.model.mark_forward_method("forward_train")
+        self.model.mark_forward_method("forward_train")
         self.average = averaged(self.module, task.config)
         self.parts = parts_of(task.config, self.fabric)
         self.step = 0
@@ -82,6 +81,20 @@ class Run:
         average = {} if self.average is None else {"average": self.average}
         return {"model": self.module, **average}
 
+    def wait(self) -> None:
+        """Wait for the other processes.
+
+        Raises:
+            TrainingError: one of them has ended, and has said why.
+        """
+        try:
+            self.fabric.barrier()
+        except RuntimeError as error:
+            raise TrainingError(
+                f"process {self.fabric.global_rank} ends: another one of this training has ended",
+                fix="mend what that one says, and train again: it goes on where it stood",
+            ) from error
+
     def batches(self, step: int) -> list[Any]:
         """Return this process's parts of a step's batch."""
         return [self.task.batch(step, members) for members in self.parts]
@@ -109,9 +122,7 @@ class Run:
         sums: dict[str, Tensor] = {}
         for number, batch in enumerate(batches, start=1):
             with self.fabric.no_backward_sync(self.model, enabled=number < len(batches)):
-                found = self.task.losses(
-                    self.model, batch, step=self.step, device=self.fabric.device
-                )
+                found = self.task.losses(self.model, batch, device=self.fabric.device)
                 loss = torch.stack(list(found.values())).sum()
                 self.fabric.backward(loss / len(batches))
             for name, value in {"loss": loss, **found}.items():

@@ -7,29 +7,55 @@ checkpoints and progress, and nothing of crowds.
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from fractions import Fraction
-from typing import Any
+from pathlib import Path
+from typing import Any, Generic
 
 import torch
 from torch import Tensor, nn
 
 from crowdrt.learning import TrainingConfig
+from crowdrt.models import build_model
 from crowdrt.models.network import Network
+from crowdrt.training.initial import initialise
+from crowdrt.training.photographs.sources import Dataset, S, images_of
+from crowdrt.training.pretrained import load_by_name, sha256_of
 
 
-class Task(ABC):
+class Task(ABC, Generic[S]):
     """One network to be trained.
 
+    Args:
+        network: what to build.
+        width: at which width.
+        config: the recipe's: crops, losses, optimiser, steps.
+        data: what to learn from, and what to choose the best network by.
+        pretrained: weights that it begins with where their names and shapes agree, or None.
+
     Attributes:
-        network: its name.
-        width: its width.
-        config: the recipe's.
         score: the entry of `validate` that chooses the best network; less is better.
     """
 
-    network: str
-    width: Fraction
-    config: TrainingConfig
     score: str = "mae"
+
+    def __init__(
+        self,
+        network: str,
+        width: Fraction,
+        config: TrainingConfig,
+        data: Dataset[S],
+        *,
+        pretrained: Path | None = None,
+    ) -> None:
+        self.network, self.width, self.config, self.data = network, width, config, data
+        self.pretrained = pretrained
+
+    def begun(self) -> Network:
+        """Return the network as it begins, with nothing yet that only training needs."""
+        model = build_model(self.network, self.width)
+        initialise(model, self.config.initial)
+        if self.pretrained is not None:
+            load_by_name(model, self.pretrained)
+        return model
 
     @abstractmethod
     def build(self) -> Network:
@@ -47,9 +73,7 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def losses(
-        self, model: nn.Module, batch: Any, *, step: int, device: torch.device
-    ) -> Mapping[str, Tensor]:
+    def losses(self, model: nn.Module, batch: Any, *, device: torch.device) -> Mapping[str, Tensor]:
         """Return the weighted terms whose sum is descended, each a scalar by its name.
 
         Each is a mean over the batch's members, so that equal parts of a batch average to it.
@@ -57,7 +81,6 @@ class Task(ABC):
         Args:
             model: what `build` returned, set up by the loop: call it, or its `forward_train`.
             batch: what `batch` returned.
-            step: from 0; some targets change on the way.
             device: where the model lies.
         """
 
@@ -70,8 +93,15 @@ class Task(ABC):
         """Return the errors of what ships on photographs kept apart from training and test."""
 
     @abstractmethod
+    def annotation_of(self, sample: S) -> bytes:
+        """Return what is annotated on a photograph, byte by byte."""
+
     def made_from(self) -> dict[str, Any]:
-        """Return the photographs, the teacher and whatever else decides the weights, as JSON."""
+        """Return the photographs and whatever else decides the weights, as JSON."""
+        return {
+            "images": images_of(self.data, self.annotation_of),
+            "pretrained": sha256_of(self.pretrained),
+        }
 
     def parameter_groups(self, model: Network) -> list[dict[str, Any]]:
         """Return the optimiser's groups; a group's `scale` multiplies the learning rate."""

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from crowdrt.benchmarks.lines import parsed_lines
 from crowdrt.contracts import Measurement
 from crowdrt.errors import BenchmarkError
 from crowdrt.manifest import cannot_write
@@ -40,18 +41,8 @@ def append_records(path: Path, rows: Sequence[Measurement]) -> None:
 
 def read_records(path: Path) -> list[Measurement]:
     """Return every row of `path`, oldest first."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise BenchmarkError(
-            f"{path} cannot be read: {error}",
-            fix="write records with crowdrt profile ENGINE --size HxW, or name another file",
-        ) from error
-    return [
-        parse_record(line, source=f"{path}, line {number}")
-        for number, line in enumerate(lines, start=1)
-        if line.strip()
-    ]
+    fix = "write records with crowdrt profile ENGINE --size HxW, or name another file"
+    return parsed_lines(path, parse_record, fix=fix)
 
 
 def record_line(row: Measurement) -> str:
@@ -59,7 +50,7 @@ def record_line(row: Measurement) -> str:
     return json.dumps({"schema": SCHEMA, **asdict(row)}, sort_keys=True)
 
 
-def parse_record(line: str, *, source: str) -> Measurement:
+def parse_record(line: str, source: str) -> Measurement:
     """Read what `record_line` wrote; `source` names the file and line in the error."""
     try:
         fields: dict[str, Any] = json.loads(line)

@@ -1,6 +1,5 @@
 """What a training was worth: its network's errors on the test splits, with the budget it had."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -11,7 +10,8 @@ from crowdrt.contracts import Artifact, Recipe, Sample
 from crowdrt.data.heads.splits import SetName, known_sets, read_split
 from crowdrt.engines.machine import machine_identity
 from crowdrt.errors import DataError, TrainingError
-from crowdrt.manifest import read_manifest, sha256_file, write_whole
+from crowdrt.manifest import read_manifest, sha256_file
+from crowdrt.training.metrics import read_objects, write_lines
 
 if TYPE_CHECKING:
     from crowdrt.models.network import Network
@@ -48,14 +48,15 @@ def record_stage(
         raise DataError(
             f"{data} holds no published test split", fix=f"name one of {', '.join(TESTS.values())}"
         )
-    done = {line["test"]: line for line in read_records(path) if line["weights_sha256"] == sha256}
+    lines = read_objects(path)
+    done = {line.get("test"): line for line in lines if line.get("weights_sha256") == sha256}
     model, *_ = load_network(artifact.path)
     for each in known:
         test = f"{TESTS[each.name]} test"
         if test not in done:
-            errors = test_errors(model, read_split(each, "test", 1), test)
+            errors = errors_on(model, read_split(each, "test", 1), test)
             done[test] = describe(recipe, artifact, teacher) | {"test": test, **asdict(errors)}
-            write_records(path, list(done.values()))
+            write_lines(path, list(done.values()))
         say(f"{test}: MAE {done[test]['mae']:.2f}, RMSE {done[test]['rmse']:.2f}")
     return list(done.values())
 
@@ -104,7 +105,7 @@ def teacher_name(recipe: Recipe, teacher: Path | None) -> str | None:
     return teacher.name if teacher else recipe.training.transfer.teacher
 
 
-def test_errors(model: "Network", samples: list[Sample], description: str) -> "CountErrors":
+def errors_on(model: "Network", samples: list[Sample], description: str) -> "CountErrors":
     """Return the errors on whole photographs; a network of one size counts them by tiles."""
     from crowdrt.training.counting.evaluate import count_errors
     from crowdrt.training.divided.evaluate import divided_errors
@@ -113,16 +114,3 @@ def test_errors(model: "Network", samples: list[Sample], description: str) -> "C
     if model.fixed_size is not None:
         return divided_errors(model, photographs)
     return count_errors(model, photographs, model.preprocessing)
-
-
-def read_records(path: Path) -> list[dict[str, Any]]:
-    """Return the records that are there."""
-    if not path.is_file():
-        return []
-    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-
-
-def write_records(path: Path, records: list[dict[str, Any]]) -> None:
-    """Write all records."""
-    with write_whole(path) as temporary:
-        temporary.write_text("".join(json.dumps(each) + "\n" for each in records), "utf-8")

@@ -37,7 +37,7 @@ TINY = Recipe(
 def _small(monkeypatch):
     small = functools.partial(generate_pedestrians, size=(96, 112), people=(2, 5))
     monkeypatch.setattr("crowdrt.training.detection.sets.generate_pedestrians", small)
-    monkeypatch.setattr("crowdrt.training.loop.draw_curves", lambda _: None)
+    monkeypatch.setattr("crowdrt.training.loop.draw_curves", lambda *_, **__: None)
 
 
 def test_what_a_recipe_trains_detects(tmp_path):

@@ -32,7 +32,7 @@ TAUGHT = replace(
 
 @pytest.fixture(autouse=True)
 def _no_curves(monkeypatch):
-    monkeypatch.setattr("crowdrt.training.loop.draw_curves", lambda _: None)
+    monkeypatch.setattr("crowdrt.training.loop.draw_curves", lambda *_, **__: None)
 
 
 @pytest.fixture
@@ -72,8 +72,16 @@ def test_a_record_says_what_was_trained_how_long_and_how_well(crowds, published,
 def test_weights_that_were_counted_are_not_counted_again(crowds, published, tmp_path, monkeypatch):
     artifact = train_stage(TINY, data=crowds, out=tmp_path / "out")
     first = trained.record_stage(TINY, artifact, data=crowds, teacher=None)
-    monkeypatch.setattr(trained, "test_errors", None)
+    monkeypatch.setattr(trained, "errors_on", None)
     assert trained.record_stage(TINY, artifact, data=crowds, teacher=None) == first
+
+
+def test_a_damaged_line_is_no_record(crowds, published, tmp_path):
+    artifact = train_stage(TINY, data=crowds, out=tmp_path / "out")
+    path = tmp_path / "out" / "record.jsonl"
+    path.write_text('{"test": "Shanghai\n[1]\n{}\n')
+    found = trained.record_stage(TINY, artifact, data=crowds, teacher=None)
+    assert [json.loads(line) for line in path.read_text().splitlines()] == found
 
 
 def test_a_folder_without_a_test_split_is_refused(crowds, tmp_path):

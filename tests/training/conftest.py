@@ -22,7 +22,7 @@ def crowds(tmp_path_factory: pytest.TempPathFactory) -> tuple[Sample, ...]:
 def _no_curves() -> Iterator[None]:
     """A picture at every validation takes longer than what these runs learn."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("crowdrt.training.loop.draw_curves", lambda _: None)
+        patch.setattr("crowdrt.training.loop.draw_curves", lambda *_, **__: None)
         yield
 
 

@@ -34,7 +34,7 @@ from crowdrt.training.loop import train
 from crowdrt.training.metrics import read_lines
 
 loop.LOG_EVERY = 1
-loop.draw_curves = lambda _: None  # it takes longer than what is learned here
+loop.draw_curves = lambda *_, **__: None  # it takes longer than what is learned here
 
 CONFIG = TrainingConfig(steps=6, batch_size=2, crop_px=64)
 WIDTH = Fraction(1, 16)

@@ -18,7 +18,7 @@ from crowdrt.training.devices import Devices
 from crowdrt.training.loop import train
 
 loop.LOG_EVERY = 1
-loop.draw_curves = lambda _: None
+loop.draw_curves = lambda *_, **__: None
 CONFIG = TrainingConfig(steps=6, batch_size=4, accumulate=2, crop_px=64, precision="32-true")
 
 

@@ -14,14 +14,13 @@ from crowdrt.training.detection.crops import (
     MIN_INSIDE,
     BoxCrops,
     BoxGroup,
-    Window,
     boxes_in,
-    cut,
-    draw_window,
+    window_of,
 )
+from crowdrt.training.photographs.windows import Window
 
 CONFIG = TrainingConfig(crop_px=64, batch_norm=False, assignment=Assignment(), seed=1)
-WHOLE = Window(left=0, top=0, side=64, crop_px=64, mirrored=False)
+WHOLE = Window(left=0, top=0, width=64, height=64, size=(64, 64))
 
 
 def boxes_of(*boxes) -> np.ndarray:
@@ -33,7 +32,7 @@ def none_of(boxes: np.ndarray) -> np.ndarray:
 
 
 def test_boxes_follow_the_window_by_hand():
-    window = Window(left=10, top=20, side=32, crop_px=64, mirrored=False)
+    window = Window(left=10, top=20, width=32, height=32, size=(64, 64))
     boxes = boxes_of((14, 20, 24, 40), (30, 30, 50, 60), (42, 0, 50, 90))
     found, ignore = boxes_in(boxes, none_of(boxes), window)
     assert found.tolist() == [[8, 0, 28, 40], [40, 20, 64, 64]]  # the third is right of it
@@ -99,27 +98,27 @@ def test_scales_are_those_of_the_short_side():
     """Of 300x200 px at a short side of 100 px, crops show half as much again, down to 0.6."""
     config = replace(CONFIG, short_side_px=100)
     rng = np.random.default_rng(0)
-    scales = [draw_window(rng, (300, 200), config).scale for _ in range(200)]
+    scales = [window_of(rng, (300, 200), config).scale for _ in range(200)]
     assert 0.32 <= min(scales) < 0.34  # no smaller than the crop fits: 64 px of 200
     assert 0.7 < max(scales) <= 0.75
     fixed = replace(config, crops="fixed")
-    assert {draw_window(rng, (300, 200), fixed).scale for _ in range(5)} == {0.5}
+    assert {window_of(rng, (300, 200), fixed).scale for _ in range(5)} == {0.5}
     as_it_is = replace(fixed, short_side_px=0)
-    assert draw_window(rng, (300, 200), as_it_is).side == 64
+    assert window_of(rng, (300, 200), as_it_is).width == 64
 
 
 def test_a_photograph_smaller_than_the_crop_is_enlarged():
-    window = draw_window(np.random.default_rng(0), (40, 50), CONFIG)
-    assert window.side <= 40
-    assert cut(Image.new("RGB", (40, 50)), window).size == (64, 64)
+    window = window_of(np.random.default_rng(0), (40, 50), CONFIG)
+    assert max(window.width, window.height) <= 40
+    assert window.cut(Image.new("RGB", (40, 50))).size == (64, 64)
 
 
 def test_half_of_the_crops_are_mirrored():
     rng = np.random.default_rng(0)
-    found = [draw_window(rng, (300, 200), CONFIG).mirrored for _ in range(200)]
+    found = [window_of(rng, (300, 200), CONFIG).mirrored for _ in range(200)]
     assert 80 < sum(found) < 120
     never = replace(CONFIG, flip=0.0)
-    assert not any(draw_window(rng, (300, 200), never).mirrored for _ in range(20))
+    assert not any(window_of(rng, (300, 200), never).mirrored for _ in range(20))
 
 
 def test_shares_are_kept(photograph):
@@ -140,5 +139,5 @@ def test_a_photograph_of_nobody_is_learned_from(photograph):
 def test_what_is_not_annotated_is_refused(photograph):
     with pytest.raises(TrainingError, match=r"a\.png has no annotated boxes"):
         crops_of(BoxSample(image=photograph.image))
-    with pytest.raises(TrainingError, match="no photograph with boxes"):
+    with pytest.raises(TrainingError, match="no annotated photograph"):
         BoxCrops([BoxGroup("none", ())], IMAGENET, CONFIG)

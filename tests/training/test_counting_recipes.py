@@ -32,7 +32,7 @@ def task_of(recipe, crowds, *, width=Fraction(1, 8), **changes):
 def loss_of(task, model, step):
     """A tensor, whose gradient the caller may want."""
     batch = task.batch(step, range(task.config.batch_size))
-    return sum(task.losses(model, batch, step=step, device=CPU).values())
+    return sum(task.losses(model, batch, device=CPU).values())
 
 
 class Nobody(torch.nn.Module):

@@ -312,7 +312,7 @@ def test_a_photograph_without_annotation_is_refused_at_once(plain_photo):
 
 def test_photographs_beyond_the_memory_are_decoded_again(crowds, monkeypatch):
     expected = whole(source(crowds), 1)
-    monkeypatch.setattr("crowdrt.training.counting.crops.HELD_BYTES", 2 * 96 * 96 * 3)
+    monkeypatch.setattr("crowdrt.training.photographs.sources.HELD_BYTES", 2 * 96 * 96 * 3)
     tight = source(crowds)
     np.testing.assert_array_equal(whole(tight, 1).images, expected.images)
     for step in range(4):

@@ -27,7 +27,7 @@ RUNS = ((30, 90.0), (60, 40.0), (100, 45.0))
 
 
 def test_a_run_is_drawn(run):
-    draw_curves(run)
+    draw_curves(run, score="mae")
     with Image.open(run / "curves.png") as image:
         pixels = np.asarray(image.convert("RGB")).astype(int)
     assert pixels.shape[1] > 900
@@ -37,7 +37,7 @@ def test_a_run_is_drawn(run):
 
 
 def test_a_run_that_has_only_begun_is_drawn(tmp_path):
-    draw_curves(tmp_path)
+    draw_curves(tmp_path, score="mae")
     assert (tmp_path / "curves.png").is_file()
 
 

@@ -53,7 +53,7 @@ def scene():
 
 def gradients(task, model, term=None):
     """The gradient of one term, or of all, by the name of the part of the network."""
-    found = task.losses(model, task.batch(0, range(2)), step=0, device=CPU)
+    found = task.losses(model, task.batch(0, range(2)), device=CPU)
     loss = sum(found.values()) if term is None else found[term]
     model.zero_grad(set_to_none=True)
     loss.backward()
@@ -76,7 +76,7 @@ def test_a_branch_that_is_left_out_neither_learns_nor_teaches(data):
     task = task_of(data, branches=("3x4", "6x8"))
     torch.manual_seed(0)
     model = task.build()
-    terms = task.losses(model, task.batch(0, range(2)), step=0, device=CPU)
+    terms = task.losses(model, task.batch(0, range(2)), device=CPU)
     assert [*terms] == ["count", "density:3x4", "density:6x8"]
     assert gradients(task, model) == {
         *("front_end", "first", "halvings", "summary", "count_head"),

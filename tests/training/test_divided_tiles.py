@@ -14,7 +14,6 @@ from crowdrt.data.tiles import tiles_of, tiling_of
 from crowdrt.errors import DataError, TrainingError
 from crowdrt.learning import GradientFusion, TrainingConfig
 from crowdrt.training.counting.crops import SampleGroup
-from crowdrt.training.divided import tiles
 from crowdrt.training.divided.tiles import PassOver, TileSource, corner_of, cut_heads, cut_image
 
 TILE, STRIDE = (384, 512), 8
@@ -101,7 +100,7 @@ def test_heads_and_maps_of_all_tiles_add_up_to_the_photograph(tmp_path):
     beyond = [(-0.1, 5), (1024, 5), (5, 768)]
     photo = Sample(image=tmp_path / "empty.png", heads=np.array(edge + beyond, np.float32))
     cutter = source([photo], config=replace(CONFIG, flip=0.5), fusion=GradientFusion(num_crops=0))
-    loaded = cutter._load(photo)
+    loaded = cutter._decode(photo)
     maps = [cutter._cut(loaded, corner_of(loaded.tiling, k))[1] for k in range(4)]
     assert sum(each.sum() for each in maps) == pytest.approx(len(edge), abs=1e-4)
 
@@ -177,7 +176,7 @@ def test_members_are_the_same_whoever_takes_them_and_whenever(crowds):
 
 def test_what_has_no_room_in_memory_is_decoded_again(crowds, monkeypatch):
     held = source(crowds)
-    monkeypatch.setattr(tiles, "HELD_BYTES", 0)
+    monkeypatch.setattr("crowdrt.training.photographs.sources.HELD_BYTES", 0)
     not_held = source(crowds)
     np.testing.assert_array_equal(
         held.batch(0, range(4)).images, not_held.batch(0, range(4)).images
@@ -199,7 +198,7 @@ def test_a_turned_photograph_is_divided_upright(tmp_path):
     Image.new("RGB", (1024, 384)).save(tmp_path / "turned.jpg", exif=exif)
     photo = Sample(image=tmp_path / "turned.jpg", heads=np.array([(100, 1000)], np.float32))
     cutter = source([photo], fusion=GradientFusion(num_crops=0))
-    assert cutter._load(photo).tiling.image == (1024, 384)
+    assert cutter._decode(photo).tiling.image == (1024, 384)
     with_crops = source([photo]).batch(0, range(30)).density.sum((1, 2, 3))
     assert set(with_crops.round(4)) == {0, 1}
 

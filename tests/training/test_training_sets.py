@@ -11,7 +11,8 @@ from PIL import Image
 from crowdrt.data.heads.shanghaitech import shanghaitech
 from crowdrt.errors import DataError
 from crowdrt.manifest import sha256_file
-from crowdrt.training.counting.sets import VALIDATE_EVERY, training_set
+from crowdrt.training.counting.sets import training_set
+from crowdrt.training.photographs.sources import VALIDATE_EVERY
 
 
 def paths_of(found):

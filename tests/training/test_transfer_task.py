@@ -17,7 +17,9 @@ from crowdrt.training.run import Run
 from crowdrt.training.transfer.task import TransferTask
 
 NARROW, WIDE = Fraction(1, 16), Fraction(1, 8)
-TRANSFER = Transfer(teacher="csrnet-quarter", normalise=True, mean=True)
+TRANSFER = Transfer(
+    teacher="csrnet-quarter", taps="code", adapter_relu=True, normalise=True, mean=True
+)
 TINY = TrainingConfig(
     steps=2, batch_size=2, crop_px=64, precision="32-true", warm_up_steps=0, transfer=TRANSFER
 )

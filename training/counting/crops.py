@@ -4,27 +4,30 @@ Nothing is drawn from a global generator, so a run that was killed goes on with 
 batches it would have seen, and processes that share a batch see what one would.
 """
 
-import io
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from threading import Lock
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageEnhance
+from PIL import Image
 
 from crowdrt.contracts import MIN_SIDE_PX, Preprocessing, Sample
 from crowdrt.data.heads.targets import ADAPTIVE, sigma_by_rule
-from crowdrt.data.images import read_image
 from crowdrt.errors import TrainingError
 from crowdrt.learning import TrainingConfig
-from crowdrt.training.counting.windows import INSIDE_PX, Window, draw_window
+from crowdrt.training.photographs.pictures import (
+    decode,
+    num_bytes,
+    random_scale,
+    to_array,
+    vary_colours,
+)
+from crowdrt.training.photographs.sources import Group, Held, Sources
+from crowdrt.training.photographs.windows import INSIDE_PX, Window, draw_window
 
 FloatArray = npt.NDArray[np.float32]
-HELD_BYTES = 4 * 2**30  # decoded photographs; those beyond are decoded whenever they are drawn
-SCALES = (0.6, 1.5)  # of "scaled" crops, evenly in the logarithm
 SIGMA_RANGE_PX = (4.0, 16.0)  # what a stride-8 map can show, and what a scaled crop still holds
 
 
@@ -61,13 +64,7 @@ class Crop:
     region: FloatArray | None
 
 
-@dataclass(frozen=True)
-class SampleGroup:
-    """Photographs of one source and how often a crop is taken from them."""
-
-    name: str
-    samples: tuple[Sample, ...]
-    share: float  # relative to the other groups' shares, whatever the groups' sizes
+SampleGroup = Group[Sample]
 
 
 class CropSource:
@@ -99,22 +96,12 @@ class CropSource:
         density_stride: int,
         config: TrainingConfig,
     ) -> None:
-        self._groups = [group for group in groups if group.samples]
-        if not self._groups:
-            raise TrainingError(
-                "there is no annotated photograph to learn from",
-                fix="name a data set with --data DIR, or generate one: crowdrt synthesize -o DIR",
-            )
-        for sample in (sample for group in self._groups for sample in group.samples):
-            annotated_heads(sample)  # now, not after an hour
-        shares = np.array([group.share for group in self._groups])
-        self._shares = shares / shares.sum()
+        self._sources = Sources(groups, annotated_heads)
         self._preprocessing = preprocessing
         self._rule = sigma_rule(config)
         self._stride = density_stride
         self.config = config
-        self._held: dict[tuple[int, int], Annotated] = {}
-        self._room, self._lock = HELD_BYTES, Lock()
+        self._held = Held[Annotated]()
         self._pool = ThreadPoolExecutor(len(os.sched_getaffinity(0)))
 
     def batch(self, step: int, members: range) -> Batch:
@@ -143,14 +130,16 @@ class CropSource:
         return width, height
 
     def _pick(self, rng: np.random.Generator) -> Annotated:
-        group = int(rng.choice(len(self._groups), p=self._shares))
-        return self._load(group, int(rng.integers(len(self._groups[group].samples))))
+        sample = self._sources.pick(rng)
+        return self._held.get(  # one file can be annotated in two ways
+            id(sample), lambda: self._decode(sample), lambda photo: num_bytes(photo.image)
+        )
 
     def _crop(self, step: int, member: int, size: tuple[int, int]) -> Crop:
         rng = np.random.default_rng([self.config.seed, step, member])
         photo = self._pick(rng)
         scaled = self.config.crops == "scaled"
-        scale = float(np.exp(rng.uniform(*np.log(SCALES)))) if scaled else 1.0
+        scale = random_scale(rng) if scaled else 1.0
         window = draw_window(rng, photo.image.size, size, scale=scale, flip=self.config.flip)
         image = window.cut(photo.image)
         if self.config.colours:
@@ -173,20 +162,8 @@ class CropSource:
             sigma = sigma.clip(*SIGMA_RANGE_PX)
         return window.density(photo.heads, sigma, stride=self._stride)
 
-    def _load(self, group: int, index: int) -> Annotated:
-        key = (group, index)
-        if (photo := self._held.get(key)) is None:
-            photo = self._decode(self._groups[group].samples[index])
-            num_bytes = photo.image.width * photo.image.height * len(photo.image.getbands())
-            with self._lock:
-                if key not in self._held and num_bytes <= self._room:
-                    self._room -= num_bytes
-                    self._held[key] = photo
-        return photo
-
     def _decode(self, sample: Sample) -> Annotated:
-        pixels = read_image(sample.image, self._preprocessing.channels)
-        image = Image.fromarray(pixels[0] if pixels.shape[0] == 1 else pixels.transpose(1, 2, 0))
+        image = decode(sample.image, self._preprocessing.channels)
         counted = annotated_heads(sample)
         heads = counted if sample.heads is None or sample.roi is None else sample.heads
         sigma = sigma_by_rule(heads, self._rule).astype(np.float32)
@@ -237,24 +214,3 @@ def annotated_heads(sample: Sample) -> FloatArray:
             '{"heads": [[x, y], ...]}',
         )
     return heads
-
-
-def vary_colours(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """Change brightness, contrast and colour a little; one crop in eight turns grey."""
-    image = ImageEnhance.Brightness(image).enhance(rng.uniform(0.7, 1.3))
-    image = ImageEnhance.Contrast(image).enhance(rng.uniform(0.7, 1.3))
-    grey = rng.random() < 0.125
-    compress = rng.random() < 0.2
-    if image.mode == "RGB":
-        image = ImageEnhance.Color(image).enhance(0.0 if grey else rng.uniform(0.6, 1.4))
-    if compress:  # cameras differ in how hard they compress
-        encoded = io.BytesIO()
-        image.save(encoded, "JPEG", quality=int(rng.integers(40, 90)))
-        image = Image.open(encoded)
-    return image
-
-
-def to_array(image: Image.Image) -> npt.NDArray[np.uint8]:
-    """Return a decoded image as uint8 (C, H, W)."""
-    pixels = np.asarray(image)
-    return np.ascontiguousarray(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1))

@@ -7,31 +7,27 @@ copy of one that the published Part A trains on.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from crowdrt.console import say
 from crowdrt.contracts import Sample
 from crowdrt.data.heads.datasets import open_samples, without_copies
 from crowdrt.data.heads.splits import SetName, held_out_beside, known_sets, open_split
-from crowdrt.data.images import opening
 from crowdrt.data.synthetic.photographs import generate
 from crowdrt.errors import DataError, TrainingError
-from crowdrt.manifest import fingerprint, sha256_file
 from crowdrt.training.counting.crops import SampleGroup, annotated_heads
+from crowdrt.training.photographs.sources import (
+    SYNTHETIC_SEED,
+    SYNTHETIC_SHARE,
+    Dataset,
+    every_15th,
+    joined,
+)
 
-VALIDATE_EVERY = 15  # every 15th training photograph validates instead
 SHARES: dict[SetName, float] = {"shanghaitech-a": 0.4}  # of the crops; 1 for every other set
-SYNTHETIC_SEED = 1_000  # far from the seeds that `crowdrt run` and newcomers use
 
 
-@dataclass(frozen=True)
-class TrainingSet:
-    """Photographs to learn from, by source, and photographs to choose the best network by."""
-
-    groups: tuple[SampleGroup, ...]
-    validation: tuple[Sample, ...]
+TrainingSet = Dataset[Sample]
 
 
 def training_set(data: Path | None, *, num_synthetic: int, synthetic: Path) -> TrainingSet:
@@ -50,13 +46,13 @@ def training_set(data: Path | None, *, num_synthetic: int, synthetic: Path) -> T
         groups += real_groups(data)
     if num_synthetic:
         made = generate(synthetic, num_images=num_synthetic, seed=SYNTHETIC_SEED)
-        groups.append(SampleGroup("synthetic", tuple(made), share=0.3 if groups else 1.0))
+        groups.append(SampleGroup("synthetic", tuple(made), SYNTHETIC_SHARE if groups else 1.0))
     if not groups:
         raise DataError(
             "there is nothing to learn from: no data folder, and no generated photographs",
             fix="name a data set: crowdrt train csrnet-quarter --data DIR",
         )
-    split = split_off_validation(groups)
+    split = joined([every_15th(group) for group in groups])
     if not any(group.samples for group in split.groups):
         raise DataError(
             f"{len(split.validation)} annotated photograph(s) are too few: the first of each "
@@ -64,17 +60,6 @@ def training_set(data: Path | None, *, num_synthetic: int, synthetic: Path) -> T
             fix="annotate more photographs; some dozens are a start",
         )
     return split
-
-
-def split_off_validation(groups: Sequence[SampleGroup]) -> TrainingSet:
-    """Take the first and then every 15th photograph of each source for validation."""
-    learn: list[SampleGroup] = []
-    validate: list[Sample] = []
-    for group in groups:
-        validate += group.samples[::VALIDATE_EVERY]
-        rest = tuple(s for i, s in enumerate(group.samples) if i % VALIDATE_EVERY)
-        learn.append(SampleGroup(group.name, rest, group.share))
-    return TrainingSet(groups=tuple(learn), validation=tuple(validate))
 
 
 def real_groups(data: Path) -> list[SampleGroup]:
@@ -119,23 +104,7 @@ def check_validation(samples: Sequence[Sample]) -> None:
         annotated_heads(sample)
 
 
-def images_of(data: TrainingSet) -> dict[str, Any]:
-    """Name the photographs and what is in them: another set is never taken for this one."""
-    return {
-        "groups": {
-            f"{group.name} x{group.share:g}": [label(sample) for sample in group.samples]
-            for group in data.groups
-        },
-        "validation": [label(sample) for sample in data.validation],
-    }
-
-
-def label(sample: Sample) -> str:
-    """Return a photograph's name, count and content, with nothing of the machine's paths.
-
-    Hashing both parts of ShanghaiTech takes about a second.
-    """
-    heads = "" if sample.heads is None else sample.heads.tobytes().hex()
-    with opening(sample.image):
-        content = fingerprint({"image": sha256_file(sample.image), "heads": heads})
-    return f"{sample.image.name}:{sample.annotated}:{content[:16]}"
+def annotation_of(sample: Sample) -> bytes:
+    """Return the heads and the region of a photograph, byte by byte."""
+    heads = b"" if sample.heads is None else sample.heads.tobytes()
+    return heads + (b"" if sample.roi is None else sample.roi.tobytes())

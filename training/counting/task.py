@@ -4,13 +4,12 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from crowdrt.contracts import DENSITY, MIN_SIDE_PX, Preprocessing
+from crowdrt.contracts import DENSITY, MIN_SIDE_PX, Preprocessing, Sample
 from crowdrt.errors import TrainingError
 from crowdrt.learning import TrainingConfig
 from crowdrt.models import DENSITY_NETWORKS, build_model
@@ -19,14 +18,12 @@ from crowdrt.training.batch_norm import AddedNorm, add_batch_norm
 from crowdrt.training.counting.crops import Batch, CropSource
 from crowdrt.training.counting.evaluate import count_errors
 from crowdrt.training.counting.losses import count_loss
-from crowdrt.training.counting.sets import TrainingSet, check_validation, images_of
+from crowdrt.training.counting.sets import TrainingSet, annotation_of, check_validation
 from crowdrt.training.counting.truth import Annotation, CountingLoss
-from crowdrt.training.initial import initialise
-from crowdrt.training.pretrained import load_by_name, sha256_of
 from crowdrt.training.task import Task
 
 
-class DensityTask(Task):
+class DensityTask(Task[Sample]):
     """One counting network, its photographs and its loss.
 
     Args:
@@ -49,8 +46,7 @@ class DensityTask(Task):
         *,
         pretrained: Path | None = None,
     ) -> None:
-        self.network, self.width, self.config, self.data = network, width, config, data
-        self.pretrained = pretrained
+        super().__init__(network, width, config, data, pretrained=pretrained)
         plain = build_model(network, width)
         check_answer(network, plain)
         check_crop(config.crop_px, plain.preprocessing)
@@ -67,10 +63,7 @@ class DensityTask(Task):
 
     def counter(self) -> Network:
         """Return the network that counts, alone, as it begins."""
-        model = build_model(self.network, self.width)
-        initialise(model, self.config.initial)
-        if self.pretrained is not None:
-            load_by_name(model, self.pretrained)
+        model = self.begun()
         if self.config.batch_norm:
             add_batch_norm(model)
         return model
@@ -80,14 +73,9 @@ class DensityTask(Task):
         return self.source.batch(step, members)
 
     def losses(
-        self,
-        model: nn.Module,
-        batch: Batch,
-        *,
-        step: int,  # noqa: ARG002
-        device: torch.device,
+        self, model: nn.Module, batch: Batch, *, device: torch.device
     ) -> Mapping[str, Tensor]:
-        """Return the error of the predicted map; it is no function of the step."""
+        """Return the error of the predicted map."""
         image, target = self.on_device(batch, device)
         return self.map_losses(model(image), target, batch)
 
@@ -123,9 +111,9 @@ class DensityTask(Task):
         """Return the errors on whole photographs."""
         return asdict(count_errors(model, self.data.validation, self.preprocessing, device=device))
 
-    def made_from(self) -> dict[str, Any]:
-        """Return the photographs, and the weights it began with."""
-        return {"images": images_of(self.data), "pretrained": sha256_of(self.pretrained)}
+    def annotation_of(self, sample: Sample) -> bytes:
+        """Return the heads and the region of a photograph."""
+        return annotation_of(sample)
 
 
 def check_answer(network: str, model: Network) -> None:

@@ -5,28 +5,31 @@ small a share, or who is too small altogether, is ignored there: neither a perso
 background. So are the regions that the annotation itself ignores.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
 from crowdrt.contracts import BoxSample, Preprocessing
-from crowdrt.data.images import read_image
 from crowdrt.errors import TrainingError
 from crowdrt.learning import TrainingConfig
-from crowdrt.training.counting.crops import to_array, vary_colours
+from crowdrt.training.photographs.pictures import (
+    decode,
+    num_bytes,
+    random_scale,
+    to_array,
+    vary_colours,
+)
+from crowdrt.training.photographs.sources import Group, Held, Sources
+from crowdrt.training.photographs.windows import Window, draw_window
 
 FloatArray = npt.NDArray[np.float32]
 Flags = npt.NDArray[np.bool_]
 
-SCALES = (0.6, 1.5)  # of "scaled" crops, evenly in the logarithm
 MIN_INSIDE = 0.3  # of a box's area, or who it shows is ignored in the crop
 MIN_HEIGHT_PX = 8.0  # in the crop; one cell of the finest level
-DECODED = 128  # photographs that are kept in memory
 
 
 @dataclass(frozen=True)
@@ -36,31 +39,10 @@ class BoxBatch:
     images: npt.NDArray[np.uint8]  # (B, C, H, W)
     boxes: tuple[FloatArray, ...]  # B times (N, 4) x1, y1, x2, y2 in pixels, inside the crop
     ignore: tuple[Flags, ...]  # B times (N,)
+    step: int  # which some targets follow
 
 
-@dataclass(frozen=True)
-class BoxGroup:
-    """Photographs of one source and how often a crop is taken from them."""
-
-    name: str
-    samples: tuple[BoxSample, ...]
-    share: float = 1.0  # relative to the other groups' shares, whatever the groups' sizes
-
-
-@dataclass(frozen=True)
-class Window:
-    """The square of a photograph that becomes a crop."""
-
-    left: float  # pixels of the photograph
-    top: float
-    side: float
-    crop_px: int
-    mirrored: bool
-
-    @property
-    def scale(self) -> float:
-        """Pixels of the crop per pixel of the photograph."""
-        return self.crop_px / self.side
+BoxGroup = Group[BoxSample]
 
 
 class BoxCrops:
@@ -78,40 +60,28 @@ class BoxCrops:
     def __init__(
         self, groups: Sequence[BoxGroup], preprocessing: Preprocessing, config: TrainingConfig
     ) -> None:
-        self._groups = [group for group in groups if group.samples]
-        if not self._groups:
-            raise TrainingError(
-                "there is no photograph with boxes to learn from",
-                fix="name CrowdHuman, COCO or MOT sequences with --data DIR",
-            )
-        for sample in (sample for group in self._groups for sample in group.samples):
-            annotated_boxes(sample)  # now, not after an hour
-        shares = np.array([group.share for group in self._groups])
-        self._shares = shares / shares.sum()
+        self._sources = Sources(groups, annotated_boxes)
         self._channels = preprocessing.channels
         self._config = config
-        self._decoded = lru_cache(DECODED)(self._decode)
+        self._held = Held[Image.Image]()
 
     def batch(self, step: int, members: range) -> BoxBatch:
         """Return some members of this step's batch; the same ones are always the same crops."""
         images, boxes, ignore = zip(*(self._crop(step, each) for each in members), strict=True)
-        return BoxBatch(images=np.stack(images), boxes=boxes, ignore=ignore)
+        return BoxBatch(images=np.stack(images), boxes=boxes, ignore=ignore, step=step)
 
     def _crop(self, step: int, member: int) -> tuple[npt.NDArray[np.uint8], FloatArray, Flags]:
         rng = np.random.default_rng([self._config.seed, step, member])
-        group = int(rng.choice(len(self._groups), p=self._shares))
-        number = int(rng.integers(len(self._groups[group].samples)))
-        photograph, sample = self._decoded(group, number), self._groups[group].samples[number]
-        window = draw_window(rng, photograph.size, self._config)
-        image = cut(photograph, window)
+        sample = self._sources.pick(rng)
+        photograph = self._held.get(
+            sample.image, lambda: decode(sample.image, self._channels), num_bytes
+        )
+        window = window_of(rng, photograph.size, self._config)
+        image = window.cut(photograph)
         if self._config.colours:
             image = vary_colours(image, rng)
         boxes, ignore = boxes_in(annotated_boxes(sample), sample.ignore, window)
         return to_array(image), boxes, ignore
-
-    def _decode(self, group: int, number: int) -> Image.Image:
-        pixels = read_image(self._groups[group].samples[number].image, self._channels)
-        return Image.fromarray(pixels[0] if pixels.shape[0] == 1 else pixels.transpose(1, 2, 0))
 
 
 def annotated_boxes(sample: BoxSample) -> FloatArray:
@@ -124,7 +94,7 @@ def annotated_boxes(sample: BoxSample) -> FloatArray:
     return sample.boxes
 
 
-def draw_window(rng: np.random.Generator, size: tuple[int, int], config: TrainingConfig) -> Window:
+def window_of(rng: np.random.Generator, size: tuple[int, int], config: TrainingConfig) -> Window:
     """Choose where to cut and how large.
 
     The photograph is thought of with the short side that the recipe names, then scaled at random;
@@ -137,22 +107,9 @@ def draw_window(rng: np.random.Generator, size: tuple[int, int], config: Trainin
     """
     scale = config.short_side_px / min(size) if config.short_side_px else 1.0
     if config.crops == "scaled":
-        scale *= math.exp(rng.uniform(math.log(SCALES[0]), math.log(SCALES[1])))
-    side = config.crop_px / max(scale, config.crop_px / min(size))
-    left, top = (rng.uniform(0, max(length - side, 0)) for length in size)
-    return Window(left, top, side, config.crop_px, mirrored=rng.random() < config.flip)
-
-
-def cut(photograph: Image.Image, window: Window) -> Image.Image:
-    """Return the crop of a window."""
-    right, bottom = window.left + window.side, window.top + window.side
-    image = photograph.resize(
-        (window.crop_px, window.crop_px),
-        Image.Resampling.BILINEAR,
-        box=(window.left, window.top, min(right, photograph.width), min(bottom, photograph.height)),
-        reducing_gap=2.0,
-    )
-    return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if window.mirrored else image
+        scale *= random_scale(rng)
+    crop = config.crop_px, config.crop_px
+    return draw_window(rng, size, crop, scale=scale, flip=config.flip)
 
 
 def boxes_in(boxes: FloatArray, ignore: Flags, window: Window) -> tuple[FloatArray, Flags]:
@@ -166,8 +123,8 @@ def boxes_in(boxes: FloatArray, ignore: Flags, window: Window) -> tuple[FloatArr
     corner = np.array([window.left, window.top] * 2)
     whole = (boxes - corner) * window.scale
     if window.mirrored:
-        whole[:, [0, 2]] = window.crop_px - whole[:, [2, 0]]
-    clipped = np.clip(whole, 0, window.crop_px)
+        whole[:, [0, 2]] = window.size[0] - whole[:, [2, 0]]
+    clipped = np.clip(whole, 0, window.size * 2)
     sides, sides_whole = (each[:, 2:] - each[:, :2] for each in (clipped, whole))
     seen = (sides > 0).all(axis=1)
     share = sides.prod(axis=1) / sides_whole.prod(axis=1)

@@ -5,33 +5,29 @@ published validation or test photograph takes part, since the tables are of thos
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from crowdrt.console import say
 from crowdrt.contracts import BoxSample
 from crowdrt.data.boxes.datasets import BoxOptions, open_box_samples
 from crowdrt.data.boxes.mot import SEQINFO
-from crowdrt.data.images import opening
 from crowdrt.data.synthetic.pedestrians import generate_pedestrians
 from crowdrt.errors import DataError, TrainingError
-from crowdrt.manifest import fingerprint, sha256_file
 from crowdrt.training.detection.crops import BoxGroup, annotated_boxes
+from crowdrt.training.photographs.sources import (
+    SYNTHETIC_SEED,
+    SYNTHETIC_SHARE,
+    Dataset,
+    every_15th,
+    joined,
+)
 
-VALIDATE_EVERY = 15  # every 15th photograph of a source without scenes validates
 SCENES_PER_VALIDATION = 4  # and every fourth scene
 MIN_VISIBILITY = 0.25  # of MOT's people; who is seen less is ignored
-SYNTHETIC_SEED = 1_000  # far from the seeds that `crowdrt run` and newcomers use
 TRAINING_FILES = ("annotation_train.odgt", "annotations/instances_train2017.json")
 
 
-@dataclass(frozen=True)
-class DetectionSet:
-    """Photographs to learn from, by source, and photographs to choose the best network by."""
-
-    groups: tuple[BoxGroup, ...]
-    validation: tuple[BoxSample, ...]
+DetectionSet = Dataset[BoxSample]
 
 
 def detection_set(data: Path | None, *, num_synthetic: int, synthetic: Path) -> DetectionSet:
@@ -49,16 +45,17 @@ def detection_set(data: Path | None, *, num_synthetic: int, synthetic: Path) -> 
     parts = real_parts(data) if data is not None else []
     if num_synthetic:
         made = generate_pedestrians(synthetic, num_images=num_synthetic, seed=SYNTHETIC_SEED)
-        parts.append(every_15th("synthetic", made, share=0.3 if parts else 1.0))
-    learn = tuple(group for each in parts for group in each.groups if group.samples)
-    validate = tuple(sample for each in parts for sample in each.validation)
-    if not learn or not any(sample.annotated for sample in validate):
+        share = SYNTHETIC_SHARE if parts else 1.0
+        parts.append(every_15th(BoxGroup("synthetic", tuple(made), share)))
+    found = joined(parts)
+    num_learned = sum(len(group.samples) for group in found.groups)
+    if not num_learned or not any(sample.annotated for sample in found.validation):
         raise DataError(
-            f"{sum(len(group.samples) for group in learn)} annotated photographs are there to "
-            f"learn from and {len(validate)} to choose the best detector by",
+            f"{num_learned} annotated photographs are there to learn from and "
+            f"{len(found.validation)} to choose the best detector by",
             fix="name more of CrowdHuman, COCO or MOT with --data DIR; of MOT at least two scenes",
         )
-    return DetectionSet(groups=learn, validation=validate)
+    return found
 
 
 def real_parts(data: Path) -> list[DetectionSet]:
@@ -68,7 +65,7 @@ def real_parts(data: Path) -> list[DetectionSet]:
     known = [data / name for name in TRAINING_FILES if (data / name).is_file()]
     source = known[0] if known else data
     samples = annotated_of(source)
-    return [every_15th(source.name, samples)]
+    return [every_15th(BoxGroup(source.name, tuple(samples)))]
 
 
 def by_scene(scenes: Sequence[Path]) -> DetectionSet:
@@ -95,12 +92,6 @@ def scene_of(folder: Path) -> str:
     return "-".join(folder.name.split("-")[:2])
 
 
-def every_15th(name: str, samples: Sequence[BoxSample], *, share: float = 1.0) -> DetectionSet:
-    """Take the first and then every 15th photograph for validation."""
-    rest = tuple(sample for i, sample in enumerate(samples) if i % VALIDATE_EVERY)
-    return DetectionSet((BoxGroup(name, rest, share),), tuple(samples[::VALIDATE_EVERY]))
-
-
 def annotated_of(path: Path) -> list[BoxSample]:
     """Return the annotated photographs of a path, and say what was left out."""
     samples = open_box_samples(path, BoxOptions(min_visibility=MIN_VISIBILITY))
@@ -122,20 +113,6 @@ def check_validation(samples: Sequence[BoxSample]) -> None:
         )
 
 
-def images_of(data: DetectionSet) -> dict[str, Any]:
-    """Name the photographs and what is in them: another set is never taken for this one."""
-    return {
-        "groups": {
-            f"{group.name} x{group.share:g}": [label(sample) for sample in group.samples]
-            for group in data.groups
-        },
-        "validation": [label(sample) for sample in data.validation],
-    }
-
-
-def label(sample: BoxSample) -> str:
-    """Return a photograph's name, people and content, with nothing of the machine's paths."""
-    boxes = annotated_boxes(sample).tobytes() + sample.ignore.tobytes()
-    with opening(sample.image):
-        content = fingerprint({"image": sha256_file(sample.image), "boxes": boxes.hex()})
-    return f"{sample.image.name}:{sample.annotated}:{content[:16]}"
+def annotation_of(sample: BoxSample) -> bytes:
+    """Return the boxes of a photograph and which of them are ignored, byte by byte."""
+    return annotated_boxes(sample).tobytes() + sample.ignore.tobytes()

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from crowdrt.contracts import BoxSample
 from crowdrt.errors import TrainingError
 from crowdrt.learning import Assignment, TrainingConfig
 from crowdrt.models import build_model
@@ -16,12 +17,11 @@ from crowdrt.models.network import Network, Normalise
 from crowdrt.training.detection.crops import BoxBatch, BoxCrops
 from crowdrt.training.detection.evaluate import detection_errors
 from crowdrt.training.detection.losses import People, detection_losses
-from crowdrt.training.detection.sets import DetectionSet, check_validation, images_of
-from crowdrt.training.pretrained import load_by_name, sha256_of
+from crowdrt.training.detection.sets import DetectionSet, annotation_of, check_validation
 from crowdrt.training.task import Task
 
 
-class DetectionTask(Task):
+class DetectionTask(Task[BoxSample]):
     """One detector, its photographs and its losses.
 
     Args:
@@ -46,8 +46,7 @@ class DetectionTask(Task):
         *,
         pretrained: Path | None = None,
     ) -> None:
-        self.network, self.width, self.config, self.data = network, width, config, data
-        self.pretrained = pretrained
+        super().__init__(network, width, config, data, pretrained=pretrained)
         plain = build_model(network, width)
         self.assignment = check_settings(network, plain, config)
         check_validation(data.validation)
@@ -59,10 +58,8 @@ class DetectionTask(Task):
 
         Frozen they need no gradient, for which processes that train together would wait.
         """
-        model = build_model(self.network, self.width)
+        model = self.begun()
         assert isinstance(model, DSLA)
-        if self.pretrained is not None:
-            load_by_name(model, self.pretrained)
         model.centerness_head.requires_grad_(False)
         model.sla_head.requires_grad_(self.assignment.soft)
         return model
@@ -76,7 +73,7 @@ class DetectionTask(Task):
         return self.crops.batch(step, members)
 
     def losses(
-        self, model: nn.Module, batch: BoxBatch, *, step: int, device: torch.device
+        self, model: nn.Module, batch: BoxBatch, *, device: torch.device
     ) -> Mapping[str, Tensor]:
         """Return the terms of both branches; the soft targets fall from step to step."""
         pixels = self.normalise.to(device)(torch.from_numpy(batch.images).to(device))
@@ -86,7 +83,7 @@ class DetectionTask(Task):
             people_of(batch, device),
             self.assignment,
             side_px=self.config.crop_px,
-            step=step,
+            step=batch.step,
             steps=self.config.steps,
         )
 
@@ -102,9 +99,9 @@ class DetectionTask(Task):
             model, self.data.validation, short_side_px=self.config.short_side_px, device=device
         )
 
-    def made_from(self) -> dict[str, Any]:
-        """Return the photographs, and the weights it began with."""
-        return {"images": images_of(self.data), "pretrained": sha256_of(self.pretrained)}
+    def annotation_of(self, sample: BoxSample) -> bytes:
+        """Return the boxes of a photograph and which of them are ignored."""
+        return annotation_of(sample)
 
 
 def people_of(batch: BoxBatch, device: torch.device) -> list[People]:

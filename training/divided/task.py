@@ -9,21 +9,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from crowdrt.contracts import Sample
 from crowdrt.errors import TrainingError
 from crowdrt.learning import GradientFusion, TrainingConfig
 from crowdrt.models import build_model
 from crowdrt.models.deepcount import BRANCHES, DeepCount
 from crowdrt.models.network import Network, Normalise, fold_blocks
 from crowdrt.training.batch_norm import AddedNorm, add_batch_norm
-from crowdrt.training.counting.sets import TrainingSet, check_validation, images_of
+from crowdrt.training.counting.sets import TrainingSet, annotation_of, check_validation
 from crowdrt.training.divided.evaluate import divided_errors
 from crowdrt.training.divided.losses import fusion_losses
 from crowdrt.training.divided.tiles import TileBatch, TileSource
-from crowdrt.training.pretrained import load_by_name, sha256_of
 from crowdrt.training.task import Task
 
 
-class DeepCountTask(Task):
+class DeepCountTask(Task[Sample]):
     """DeepCount or its ablation, photographs, and the loss of the count and the maps.
 
     A branch that the recipe leaves out (Table 9) is neither computed nor trained, and answers
@@ -49,8 +49,7 @@ class DeepCountTask(Task):
         *,
         pretrained: Path | None = None,
     ) -> None:
-        self.network, self.width, self.config, self.data = network, width, config, data
-        self.pretrained = pretrained
+        super().__init__(network, width, config, data, pretrained=pretrained)
         self.fusion = config.fusion or GradientFusion()
         with torch.device("meta"):
             plain = build_model(network, width)
@@ -77,9 +76,7 @@ class DeepCountTask(Task):
 
     def build(self) -> Network:
         """Return the network, normalised as the recipe says; a branch left out does not learn."""
-        model = build_model(self.network, self.width)
-        if self.pretrained is not None:
-            load_by_name(model, self.pretrained)
+        model = self.begun()
         for name in self.left_out:
             getattr(model, name).requires_grad_(False)
         return self.normed(model)
@@ -120,12 +117,7 @@ class DeepCountTask(Task):
         return self.source.batch(step, members)
 
     def losses(
-        self,
-        model: nn.Module,
-        batch: TileBatch,
-        *,
-        step: int,  # noqa: ARG002 - the errors are no function of it
-        device: torch.device,
+        self, model: nn.Module, batch: TileBatch, *, device: torch.device
     ) -> Mapping[str, Tensor]:
         """Return the errors of the count and of the maps."""
         pixels = self.normalise.to(device)(torch.from_numpy(batch.images).to(device))
@@ -147,6 +139,6 @@ class DeepCountTask(Task):
         """Return the errors of the count on whole photographs, by divide and merge."""
         return asdict(divided_errors(model, self.data.validation, device=device))
 
-    def made_from(self) -> dict[str, Any]:
-        """Return the photographs, and the weights it began with."""
-        return {"images": images_of(self.data), "pretrained": sha256_of(self.pretrained)}
+    def annotation_of(self, sample: Sample) -> bytes:
+        """Return the heads and the region of a photograph."""
+        return annotation_of(sample)

@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import accumulate
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -22,20 +21,20 @@ from PIL import Image
 
 from crowdrt.contracts import Preprocessing, Sample, Size
 from crowdrt.data.heads.density import density_map
-from crowdrt.data.images import image_size, read_image
+from crowdrt.data.images import image_size
 from crowdrt.data.tiles import Tiling, tiling_of
 from crowdrt.errors import TrainingError
 from crowdrt.learning import GradientFusion, TrainingConfig
 from crowdrt.training.counting.crops import (
     SampleGroup,
     annotated_heads,
-    to_array,
-    vary_colours,
+    are_inside,
+    clear_of_edges,
 )
-from crowdrt.training.counting.windows import INSIDE_PX
+from crowdrt.training.photographs.pictures import decode, num_bytes, to_array, vary_colours
+from crowdrt.training.photographs.sources import Held, Sources
 
 FloatArray = npt.NDArray[np.float32]
-HELD_BYTES = 4 * 2**30  # decoded photographs; those beyond are decoded whenever they are drawn
 
 
 @dataclass(frozen=True)
@@ -96,15 +95,12 @@ class TileSource:
         config: TrainingConfig,
         fusion: GradientFusion,
     ) -> None:
-        filled = [group for group in groups if group.samples]
-        check(filled, config)
-        self._passes = [PassOver(group, tile, fusion.num_crops) for group in filled]
-        shares = np.array([group.share for group in filled])
-        self._shares = shares / shares.sum()
+        self._sources = Sources(groups, annotated_heads)
+        check_sigma(config)
+        self._passes = [PassOver(each, tile, fusion.num_crops) for each in self._sources.groups]
         self._tile, self._stride, self._preprocessing = tile, stride, preprocessing
         self._config, self._fusion = config, fusion
-        self._held: dict[Path, Photograph] = {}
-        self._room = HELD_BYTES
+        self._held = Held[Photograph]()
         self._pool = ThreadPoolExecutor(os.cpu_count())
 
     def batch(self, step: int, members: range) -> TileBatch:
@@ -115,9 +111,12 @@ class TileSource:
 
     def _member(self, step: int, member: int) -> tuple[npt.NDArray[np.uint8], FloatArray]:
         rng = np.random.default_rng([self._config.seed, step, member])
-        drawn = self._passes[int(rng.choice(len(self._passes), p=self._shares))]
+        drawn = self._passes[self._sources.pick_group(rng)]
         index, number = drawn.entry(int(rng.integers(drawn.ends[-1])))
-        photo = self._load(drawn.samples[index])
+        sample = drawn.samples[index]
+        photo = self._held.get(
+            id(sample), lambda: self._decode(sample), lambda photo: num_bytes(photo.image)
+        )
         is_tile = number < len(photo.tiling)
         corner = corner_of(photo.tiling, number) if is_tile else drawn_corner(photo.tiling, rng)
         image, density = self._cut(photo, corner)
@@ -140,28 +139,14 @@ class TileSource:
             heads, height=height, width=width, sigma=sigma, stride=self._stride
         )
 
-    def _load(self, sample: Sample) -> Photograph:
-        if (held := self._held.get(sample.image)) is not None:
-            return held
-        pixels = read_image(sample.image, self._preprocessing.channels)
-        tiling = tiling_of(pixels.shape[1:], self._tile)
-        image = Image.fromarray(pixels.transpose(1, 2, 0))
-        photo = Photograph(image, heads_inside(sample, pixels), tiling)
-        if pixels.nbytes <= self._room:
-            self._room -= pixels.nbytes
-            self._held[sample.image] = photo
-        return photo
+    def _decode(self, sample: Sample) -> Photograph:
+        image = decode(sample.image, self._preprocessing.channels)
+        tiling = tiling_of((image.height, image.width), self._tile)
+        return Photograph(image, heads_inside(sample, image.size), tiling)
 
 
-def check(groups: Sequence[SampleGroup], config: TrainingConfig) -> None:
-    """Refuse what no batch can be cut from."""
-    if not groups:
-        raise TrainingError(
-            "there is no annotated photograph to learn from",
-            fix="name a data set with --data DIR, or generate one: crowdrt synthesize -o DIR",
-        )
-    for sample in (sample for group in groups for sample in group.samples):
-        annotated_heads(sample)  # now, not after an hour
+def check_sigma(config: TrainingConfig) -> None:
+    """Refuse heads that are spread by how far apart they are."""
     if not config.sigma_px > 0:
         raise TrainingError(
             f"sigma_px={config.sigma_px:g}: heads on tiles are spread by one sigma",
@@ -169,13 +154,10 @@ def check(groups: Sequence[SampleGroup], config: TrainingConfig) -> None:
         )
 
 
-def heads_inside(sample: Sample, pixels: npt.NDArray[np.uint8]) -> FloatArray:
-    """Return the heads on a photograph, (N, 2); those on its last half pixel a little before it."""
+def heads_inside(sample: Sample, whole: tuple[int, int]) -> FloatArray:
+    """Return the heads on a photograph of this width and height, (N, 2), clear of its edges."""
     heads = annotated_heads(sample).reshape(-1, 2)
-    size = np.array([pixels.shape[2], pixels.shape[1]])
-    inside = ((heads >= 0) & (heads < size)).all(axis=1)
-    last: FloatArray = np.minimum(heads[inside], size - 0.5 - INSIDE_PX).astype(np.float32)
-    return last
+    return clear_of_edges(heads[are_inside(heads, whole)], whole)
 
 
 def corner_of(tiling: Tiling, number: int) -> tuple[int, int]:

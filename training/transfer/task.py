@@ -72,12 +72,7 @@ class TransferTask(DensityTask):
         )
 
     def losses(
-        self,
-        model: nn.Module,
-        batch: Batch,
-        *,
-        step: int,  # noqa: ARG002
-        device: torch.device,
+        self, model: nn.Module, batch: Batch, *, device: torch.device
     ) -> Mapping[str, Tensor]:
         """Return the errors of the map and the distances of the features; see `Transfer`."""
         image, target = self.on_device(batch, device)

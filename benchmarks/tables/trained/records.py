@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from crowdrt.benchmarks.lines import parsed_lines
 from crowdrt.benchmarks.tables.trained.definition import ERRORS, METRICS, SHARES
 from crowdrt.errors import BenchmarkError
 
@@ -102,21 +103,11 @@ def read_training_records(path: Path) -> list[TrainingRecord]:
     Raises:
         BenchmarkError: the file cannot be read, or a line is no whole record.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise BenchmarkError(
-            f"{path} cannot be read: {error}",
-            fix="name a file of training records, or leave --records out: crowdrt table skt-3",
-        ) from error
-    return [
-        parse_training_record(line, source=f"{path}, line {number}")
-        for number, line in enumerate(lines, start=1)
-        if line.strip()
-    ]
+    fix = "name a file of training records, or leave --records out: crowdrt table skt-3"
+    return parsed_lines(path, parse_training_record, fix=fix)
 
 
-def parse_training_record(line: str, *, source: str) -> TrainingRecord:
+def parse_training_record(line: str, source: str) -> TrainingRecord:
     """Read one line; `source` names file and line in the error. Unknown keys are left alone."""
     try:
         fields = json.loads(line)
