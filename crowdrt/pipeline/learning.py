@@ -3,12 +3,13 @@
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from crowdrt.contracts import Artifact, Recipe
 from crowdrt.errors import RecipeError
 from crowdrt.pipeline.networks import shipped_weights
 from crowdrt.recipes import recipe_named
+from crowdrt.recipes.settings import with_settings
 
 if TYPE_CHECKING:
     from crowdrt.training.task import Task
@@ -24,6 +25,7 @@ class TrainOptions:
     steps: int | None = None
     seed: int | None = None
     width: Fraction | None = None
+    settings: tuple[str, ...] = ()  # FIELD=VALUE of the recipe's training
     devices: int = 1
     accelerator: str = "auto"
     teacher: Path | None = None  # weights; None: those that the project ships for the recipe's
@@ -31,7 +33,8 @@ class TrainOptions:
 
 
 def with_options(recipe: Recipe, options: TrainOptions) -> Recipe:
-    """Return the recipe with the command line's steps, seed and width, which identify it too."""
+    """Return the recipe with what the command line changes, which identifies it too."""
+    recipe = with_settings(recipe, options.settings)
     named = {"steps": options.steps, "seed": options.seed}
     changes = {name: value for name, value in named.items() if value is not None}
     training = replace(recipe.training, **changes)  # type: ignore[arg-type]
@@ -51,7 +54,7 @@ def train_stage(
     return train(task, out, devices=devices, validate_every=often)
 
 
-def task_of(recipe: Recipe, *, data: Path | None, out: Path, options: TrainOptions) -> "Task":
+def task_of(recipe: Recipe, *, data: Path | None, out: Path, options: TrainOptions) -> "Task[Any]":
     """Return what a recipe trains: by density maps, a teacher, fused gradients, or boxes."""
     from crowdrt.training.counting.sets import training_set
     from crowdrt.training.counting.task import DensityTask

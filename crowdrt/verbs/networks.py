@@ -32,6 +32,10 @@ def train(
     steps: Annotated[int | None, typer.Option(min=1, help="Instead of the recipe's.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Instead of the recipe's.")] = None,
     width: Annotated[str | None, typer.Option(help="Instead of the recipe's: 1/2, 1/8.")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="FIELD=VALUE of its training, may be repeated."),
+    ] = None,
     teacher: Annotated[
         Path | None, typer.Option(help="Weights that teach, where the recipe has a teacher.")
     ] = None,
@@ -60,6 +64,7 @@ def train(
         steps=steps,
         seed=seed,
         width=None if width is None else parse_width(width),
+        settings=tuple(settings or ()),
         teacher=teacher,
         pretrained=init,
         devices=devices,
