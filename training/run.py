@@ -107,6 +107,7 @@ class Run:
         """
         set_rate(self.optimizer, learning_rate(self.step, self.config))
         self.model.train()
+        self.task.before_step(self.module, self.step)
         self.optimizer.zero_grad(set_to_none=True)
         terms = self.descend(batches)
         self.check_finite("loss", terms["loss"])

@@ -72,6 +72,12 @@ class Task(ABC, Generic[S]):
         share a batch, and a killed run goes on, with what one undisturbed process would see.
         """
 
+    def before_step(self, model: nn.Module, step: int) -> None:
+        """Change what `build` returned as a step, from 0, asks; nothing is changed by default.
+
+        A function of the step and of the model's state, which a checkpoint holds.
+        """
+
     @abstractmethod
     def losses(self, model: nn.Module, batch: Any, *, device: torch.device) -> Mapping[str, Tensor]:
         """Return the weighted terms whose sum is descended, each a scalar by its name.

@@ -13,13 +13,13 @@ from crowdrt.contracts import DENSITY, MIN_SIDE_PX, Preprocessing, Sample
 from crowdrt.errors import TrainingError
 from crowdrt.learning import TrainingConfig
 from crowdrt.models import DENSITY_NETWORKS, build_model
-from crowdrt.models.network import Network, Normalise, fold_blocks
-from crowdrt.training.batch_norm import AddedNorm, add_batch_norm
+from crowdrt.models.network import Network, Normalise
 from crowdrt.training.counting.crops import Batch, CropSource
 from crowdrt.training.counting.evaluate import count_errors
 from crowdrt.training.counting.losses import count_loss
 from crowdrt.training.counting.sets import TrainingSet, annotation_of, check_validation
 from crowdrt.training.counting.truth import Annotation, CountingLoss
+from crowdrt.training.shaping import Shaping
 from crowdrt.training.task import Task
 
 
@@ -56,6 +56,7 @@ class DensityTask(Task[Sample]):
         self.normalise = Normalise(plain.preprocessing)
         self.source = CropSource(data.groups, self.preprocessing, self.stride, config)
         self.count_loss = count_loss(config)
+        self.shaping = Shaping(config)
 
     def build(self) -> Network:
         """Return the network, normalised as the recipe says."""
@@ -63,14 +64,19 @@ class DensityTask(Task[Sample]):
 
     def counter(self) -> Network:
         """Return the network that counts, alone, as it begins."""
-        model = self.begun()
-        if self.config.batch_norm:
-            add_batch_norm(model)
-        return model
+        return self.shaping.begin(self.begun())
 
     def batch(self, step: int, members: range) -> Batch:
         """Return some crops of a step's batch."""
         return self.source.batch(step, members)
+
+    def before_step(self, model: nn.Module, step: int) -> None:
+        """Change the network that counts as the step asks."""
+        self.shaping.before_step(self.counting(model), step)
+
+    def counting(self, model: nn.Module) -> nn.Module:
+        """Return the network that counts, of what `build` returned."""
+        return model
 
     def losses(
         self, model: nn.Module, batch: Batch, *, device: torch.device
@@ -101,11 +107,7 @@ class DensityTask(Task[Sample]):
 
     def shipped(self, state: Mapping[str, Tensor]) -> Network:
         """Return the network as `build_model` makes it: what training added is folded."""
-        model = build_model(self.network, self.width)
-        if self.config.batch_norm:
-            add_batch_norm(model)
-        model.load_state_dict(state)
-        return fold_blocks(model, only=AddedNorm)  # type: ignore[return-value]
+        return self.shaping.ship(build_model(self.network, self.width), state)
 
     def validate(self, model: Network, device: torch.device) -> Mapping[str, float]:
         """Return the errors on whole photographs."""

@@ -71,6 +71,11 @@ class TransferTask(DensityTask):
             relu=self.transfer.adapter_relu,
         )
 
+    def counting(self, model: nn.Module) -> nn.Module:
+        """Return the student without its adapters."""
+        assert isinstance(model, SktStudent)
+        return model.student
+
     def losses(
         self, model: nn.Module, batch: Batch, *, device: torch.device
     ) -> Mapping[str, Tensor]:
