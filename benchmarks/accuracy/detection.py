@@ -33,11 +33,12 @@ JI_SCORES = (np.arange(10) / 10).astype(np.float32)  # the thresholds of CrowdHu
 
 @dataclass(frozen=True, kw_only=True)
 class DetectionQuality:
-    """The four measures over all annotated photographs, as fractions."""
+    """The measures over all annotated photographs, as fractions."""
 
     num_images: int
     num_people: int
     ap50: float
+    ap75: float  # at IoU 0.75
     ap: float  # mean over IoU 0.5, 0.55 .. 0.95
     mr2: float  # lower is better
     ji: float
@@ -56,6 +57,7 @@ def detection_quality(pairs: Sequence[Pair]) -> DetectionQuality | None:
         num_images=len(pairs),
         num_people=num_people,
         ap50=precisions[0],
+        ap75=precisions[5],
         ap=float(np.mean(precisions)),
         mr2=miss_rate_of(loose, num_people, len(pairs)),
         ji=jaccard_index(pairs),

@@ -1,7 +1,13 @@
 """The verbs on this machine and what crowdrt knows: `doctor` and `recipes`."""
 
+import re
+from typing import Annotated
+
+import typer
+
 from crowdrt.console import out
 from crowdrt.entry import emit
+from crowdrt.errors import RecipeError
 from crowdrt.verbs.options import AsJson
 
 
@@ -16,7 +22,13 @@ def doctor(as_json: AsJson = False) -> None:
         show(findings)
 
 
-def recipes(as_json: AsJson = False) -> None:
+def recipes(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(help="Only those with all of these in their name or line."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
     """List the named recipes."""
     from crowdrt.recipes import RECIPES
 
@@ -24,7 +36,13 @@ def recipes(as_json: AsJson = False) -> None:
         {"name": recipe.name, "network": recipe.network, "width": str(recipe.width),
          "about": recipe.about}
         for recipe in RECIPES
+        if all(begins(word, f"{recipe.name} {recipe.about}") for word in words or [])
     ]  # fmt: skip
+    if not rows:
+        raise RecipeError(
+            f"no recipe has {' and '.join(words or [])} in its name or description",
+            fix="see all of them: crowdrt recipes",
+        )
     if as_json:
         emit(rows)
         return
@@ -32,3 +50,8 @@ def recipes(as_json: AsJson = False) -> None:
         out.print(
             f"[bold]{row['name']}[/]  {row['network']} at width {row['width']}: {row['about']}"
         )
+
+
+def begins(word: str, text: str) -> bool:
+    """Say whether a word of the text begins with that word, in whatever case."""
+    return re.search(rf"\b{re.escape(word)}", text, re.IGNORECASE) is not None

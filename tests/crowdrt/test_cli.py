@@ -43,6 +43,16 @@ def test_recipes(crowdrt):
     assert "csrnet-quarter  csrnet at width 1/4" in crowdrt("recipes").out
 
 
+def test_recipes_are_found_by_words(crowdrt):
+    rows = crowdrt("recipes", "Table 6", "BL", "cpu", "--json").json()
+    assert [row["name"] for row in rows] == [
+        *("skt-6-bl-cpu", "skt-6-bl-none-cpu", "skt-6-bl-transfer-cpu"),
+    ]
+    refused = crowdrt("recipes", "skt", "nonsense")
+    assert refused.code == 1
+    assert "no recipe has skt and nonsense" in refused.err
+
+
 def test_synthesize(crowdrt, tmp_path, tree):
     command = ("synthesize", "-o", tmp_path / "p", "--num-images", 2, "--size", "320x352")
     rows = crowdrt(*command, "--json").json()

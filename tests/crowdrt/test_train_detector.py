@@ -1,20 +1,24 @@
 """crowdrt train with a detector's recipe: from a recipe to boxes on a photograph."""
 
 import functools
+from dataclasses import replace
 from fractions import Fraction
 
+import numpy as np
 import pytest
 
 from crowdrt.benchmarks.accuracy.boxes import detect_people
-from crowdrt.contracts import Recipe
+from crowdrt.benchmarks.tables.trained.records import read_training_records
+from crowdrt.contracts import Detections, Recipe
+from crowdrt.data.boxes.datasets import open_box_samples
 from crowdrt.data.synthetic.pedestrians import generate_pedestrians
-from crowdrt.errors import RecipeError
+from crowdrt.errors import DataError
 from crowdrt.learning import Assignment, TrainingConfig
 from crowdrt.models.weights_info import describe_weights
 from crowdrt.pipeline.learning import train_stage
 from crowdrt.pipeline.stages import open_any
+from crowdrt.pipeline.trained import record_stage
 from crowdrt.recipes import RECIPES, recipe_named
-from crowdrt.verbs.networks import train
 
 TINY = Recipe(
     name="tiny",
@@ -51,11 +55,54 @@ def test_what_a_recipe_trains_detects(tmp_path):
     assert found.detections.scores.std() > 0
 
 
-def test_counting_test_splits_with_a_detector_is_refused_before_it_trains(tmp_path):
-    with pytest.raises(RecipeError, match="boxes") as caught:
-        train("dsla-4-onenet-cpu", output=tmp_path / "out", data=tmp_path, test=True)
-    assert "crowdrt detect" in caught.value.fix
-    assert not (tmp_path / "out").exists()
+@pytest.fixture
+def crowdhuman(tmp_path):
+    """Generated pedestrians in CrowdHuman's layout: six to learn from, two to be judged on."""
+    folder = tmp_path / "CrowdHuman"
+    generate_pedestrians(folder, num_images=8, seed=3, size=(96, 112), people=(2, 5))
+    [annotation] = folder.glob("*.odgt")
+    lines = annotation.read_text().splitlines(keepends=True)
+    annotation.unlink()
+    (folder / "annotation_train.odgt").write_text("".join(lines[:6]))
+    (folder / "annotation_val.odgt").write_text("".join(lines[6:]))
+    return folder
+
+
+def all_but_the_first(_model, samples, *, short_side_px):
+    """Stand in for `detect`: everybody is found exactly, but the first person of a photograph."""
+    assert short_side_px == 64
+    found = []
+    for sample in samples:
+        boxes = sample.boxes[1:]
+        scores = np.linspace(1, 0.5, len(boxes), dtype=np.float32)
+        people = Detections(boxes=boxes, scores=scores, labels=np.zeros(len(boxes), np.int64))
+        found.append((people, sample))
+    return found
+
+
+def test_a_record_says_how_well_people_are_found(crowdhuman, tmp_path, monkeypatch):
+    recipe = replace(TINY, training=replace(TINY.training, num_synthetic=0, short_side_px=64))
+    samples = open_box_samples(crowdhuman / "annotation_val.odgt")
+    artifact = train_stage(recipe, data=crowdhuman, out=tmp_path / "out")
+    monkeypatch.setattr("crowdrt.training.detection.evaluate.detect", all_but_the_first)
+    [record] = record_stage(recipe, artifact, data=crowdhuman, teacher=None)
+    assert (record["test"], record["num_images"]) == ("CrowdHuman val", 2)
+    assert record["train"] == "CrowdHuman train"
+    people = sum(len(sample.boxes) for sample in samples)
+    assert record["num_people"] == people
+    assert record["recall"] == pytest.approx(1 - 2 / people)
+    assert 0.5 < record["ap50"] == record["ap75"] == record["ap"] < 1
+    [read] = read_training_records(tmp_path / "out" / "record.jsonl")
+    assert read.metrics["ap50"] == record["ap50"]
+    assert record_stage(recipe, artifact, data=crowdhuman, teacher=None) == [record]
+
+
+def test_a_folder_without_what_papers_test_on_is_refused(crowdhuman, tmp_path):
+    artifact = train_stage(TINY, data=crowdhuman, out=tmp_path / "out")
+    (crowdhuman / "annotation_val.odgt").unlink()
+    with pytest.raises(DataError, match="no published test split") as caught:
+        record_stage(TINY, artifact, data=crowdhuman, teacher=None)
+    assert "CrowdHuman val" in caught.value.fix
 
 
 def test_every_row_of_table_4_differs_in_what_it_is_named_for():

@@ -1,6 +1,6 @@
 """How good a detector is while it learns: AP, recall and duplicates on whole photographs."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -47,7 +47,7 @@ def detection_errors(
 
 def detect(
     model: Network,
-    samples: Sequence[BoxSample],
+    samples: Iterable[BoxSample],
     *,
     short_side_px: int = 0,
     device: torch.device | str = "cpu",
