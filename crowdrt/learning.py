@@ -38,7 +38,7 @@ class Transfer:
     intra: Intra | None = "cosine"  # equation 4, or squared distances; None: no Intra-PT
     inter: Inter | None = "dense"  # equation 6: all pairs of features, or neighbours; None
     ground_truth: GroundTruth = "both"  # equation 7: annotation, teacher's map, or both
-    taps: Taps = "paper"  # where CSRNet's features are taken; see models/skt.py
+    taps: Taps = "paper"  # where CSRNet's features are taken; see models/taps.py
     adapter_relu: bool = False  # behind each 1x1 convolution
     normalise: bool = False  # instance-normalise features before equation 5
     with_density: bool = False  # the predicted map takes part in equation 6 as a feature

@@ -9,7 +9,8 @@ from torch import nn
 from crowdrt.errors import RecipeError, WeightsError
 from crowdrt.export.deploy import deploy
 from crowdrt.models import NETWORKS, build_model
-from crowdrt.models.skt import SktStudent, forward_tapped, taps_of
+from crowdrt.models.skt import SktStudent
+from crowdrt.models.taps import forward_tapped, taps_of
 from crowdrt.models.weights import import_checkpoint, load_network, save_weights
 
 EIGHTH = Fraction(1, 8)

@@ -1,0 +1,110 @@
+"""Where a teacher and its student are compared: the features that are taken on the way.
+
+The places are those of SKT (Liu et al., ACM MM 2020, arXiv:2003.10120). The taps of CSRNet follow
+the code that its authors published, which takes the first three pools where the paper's text takes
+the convolutions behind them. BL has "the same transfer configuration", so VGG-19's convolutions of
+the same names; SANet gives "the output features of each block". Neither was published as code.
+"""
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from crowdrt.errors import RecipeError
+from crowdrt.learning import Taps
+from crowdrt.models.bl import BL
+from crowdrt.models.csrnet import CSRNet
+from crowdrt.models.network import Network
+from crowdrt.models.sanet import SANet
+
+TapList = tuple[tuple[str, int], ...]  # a module whose output is a feature, the teacher's channels
+
+CSRNET_CODE: TapList = (
+    ("front_end.1", 64),  # ReLU(conv1_1), 1/1
+    ("front_end.4", 64),  # pool 1, 1/2
+    ("front_end.9", 128),  # pool 2, 1/4
+    ("front_end.16", 256),  # pool 3, 1/8
+    ("back_end.1", 512),  # ReLU(first dilated convolution), 1/8
+    ("back_end.7", 256),  # ReLU(fourth dilated convolution), 1/8
+)
+BL_CODE: TapList = (
+    ("front_end.1", 64),  # ReLU(conv1_1), 1/1
+    ("front_end.4", 64),  # pool 1, 1/2
+    ("front_end.9", 128),  # pool 2, 1/4
+    ("front_end.18", 256),  # pool 3, 1/8
+    ("front_end.29", 512),  # ReLU(conv5_1), 1/16
+    ("front_end.35", 512),  # ReLU(conv5_4), 1/16
+)
+CSRNET_PAPER: TapList = (
+    ("front_end.1", 64),  # ReLU(conv1_1), 1/1
+    ("front_end.6", 128),  # ReLU(conv2_1), 1/2
+    ("front_end.11", 256),  # ReLU(conv3_1), 1/4
+    ("front_end.18", 512),  # ReLU(conv4_1), 1/8
+    ("back_end.1", 512),
+    ("back_end.7", 256),
+)
+BL_PAPER: TapList = (
+    ("front_end.1", 64),  # ReLU(conv1_1), 1/1
+    ("front_end.6", 128),  # ReLU(conv2_1), 1/2
+    ("front_end.11", 256),  # ReLU(conv3_1), 1/4
+    ("front_end.20", 512),  # ReLU(conv4_1), 1/8
+    ("front_end.29", 512),
+    ("front_end.35", 512),
+)
+SANET_TAPS: TapList = (("encoder.0", 64), ("encoder.2", 128), ("encoder.4", 128), ("encoder.6", 64))
+
+
+def taps_of(network: Network, taps: Taps = "code") -> TapList:
+    """Return where SKT takes features from a teacher and its student.
+
+    Args:
+        network: either of them.
+        taps: "code", behind the first three pools, or "paper", behind the first convolution of
+            each stage (equation 1). SANet has its blocks' outputs in both.
+    """
+    match network:
+        case CSRNet():
+            return CSRNET_CODE if taps == "code" else CSRNET_PAPER
+        case BL():
+            return BL_CODE if taps == "code" else BL_PAPER
+        case SANet():
+            return SANET_TAPS
+    raise RecipeError(
+        f"SKT says nothing of where to take features from {type(network).__name__}",
+        fix="distil csrnet, bl or sanet",
+    )
+
+
+def forward_tapped(network: Network, taps: TapList, image: Tensor) -> tuple[Any, list[Tensor]]:
+    """Run `network` and return its answer and the output of every tapped module.
+
+    Args:
+        network: a student, or its teacher at full width.
+        taps: which modules.
+        image: (B, C, H, W) normalised.
+    """
+    features: dict[str, Tensor] = {}
+    hooks = []
+    for name, _ in taps:
+
+        def keep(_module: nn.Module, _inputs: Any, output: Tensor, name: str = name) -> None:
+            features[name] = output
+
+        hooks.append(network.get_submodule(name).register_forward_hook(keep))
+    try:
+        answer = network(image)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return answer, [features[name] for name, _ in taps]
+
+
+def tapped_channels(network: Network, taps: TapList) -> Sequence[int]:
+    """Return the channels of every tapped feature; on the meta device, which costs nothing."""
+    image = torch.empty(1, network.preprocessing.num_channels, 64, 64, device="meta")
+    with torch.no_grad():
+        _, features = forward_tapped(copy.deepcopy(network).to("meta"), taps, image)
+    return [feature.shape[1] for feature in features]
