@@ -16,6 +16,7 @@ from crowdrt.verbs.count import count
 from crowdrt.verbs.detect import detect
 from crowdrt.verbs.precisions import precisions
 from crowdrt.verbs.sensitivity import sensitivity
+from crowdrt.verbs.sweep import sweep
 
 app = typer.Typer(
     name="crowdrt",
@@ -55,6 +56,7 @@ VERBS: dict[str, Callable[..., None]] = {  # in the order of the help page
     "synthesize": photographs.synthesize,
     "import": networks.import_weights,
     "train": networks.train,
+    "sweep": sweep,
     "export": graph.export,
     "complexity": networks.complexity,
     "calibrate": precision.calibrate,
@@ -67,6 +69,7 @@ VERBS: dict[str, Callable[..., None]] = {  # in the order of the help page
     "detect": detect,
     "profile": measure.profile,
     "table": measure.table,
+    "diff": measure.diff,
     "report": whole.write_report,
 }
 for name, verb in VERBS.items():

@@ -1,4 +1,4 @@
-"""The verbs with a stopwatch: `crowdrt profile` and `crowdrt table`."""
+"""The verbs with a stopwatch: `crowdrt profile`, `crowdrt table` and `crowdrt diff`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -87,6 +87,21 @@ def table(
         emit([row.as_dict() for row in rows])
     else:
         show_paper_table(rows, markdown=markdown)
+
+
+def diff(
+    before: Annotated[Path, typer.Argument(help="Records: crowdrt profile -o, run, table.")],
+    after: Annotated[Path, typer.Argument(help="Records of another version or machine.")],
+    as_json: AsJson = False,
+) -> None:
+    """Say what got faster or slower between two files of records, beyond noise."""
+    from crowdrt.pipeline import differing
+
+    found = differing.diff_stage(before, after)
+    if as_json:
+        emit(differing.as_json(found))
+    else:
+        differing.show_comparison(found)
 
 
 def one_file(records: list[Path] | None) -> Path | None:

@@ -1,0 +1,141 @@
+"""What got faster or slower between two files of records, beyond noise.
+
+Two noises are told apart. Within a run, the median of raw samples has a confidence interval, by
+bootstrap over blocks of neighbouring samples, since what disturbs one disturbs the next. Between
+runs a machine drifts, which no number of samples shows: rows whose file, library and threads are
+the same on both sides say by how much, and nothing below that is called a change.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import exp, log, sqrt
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from crowdrt.contracts import Measurement, Size
+
+Change = Literal["faster", "slower", "within noise", "unmeasured"]
+Key = tuple[str, str, str, str, Size, int]
+
+RESAMPLES = 2000
+CONFIDENCE = 0.95
+DRIFT = 0.05  # assumed where no row is the same on both sides
+FEW = 5  # samples, below which there is no interval
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """One row that both files have."""
+
+    before: Measurement
+    after: Measurement
+    ratio: float  # of the medians, after / before: below 1 is faster; NaN where one has no sample
+    low: float  # its interval, by samples alone
+    high: float
+    same: bool  # the same file, library and threads: it shows the machine's drift
+    change: Change
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """All rows of two files."""
+
+    rows: tuple[Difference, ...]
+    gone: tuple[Measurement, ...]  # in the first file alone
+    new: tuple[Measurement, ...]  # in the second alone
+    drift: float  # 0.04: ratios between 1/1.04 and 1.04 may be the machine's
+    drift_known: bool  # from rows that are the same on both sides; else it is assumed
+
+
+def compare(before: Sequence[Measurement], after: Sequence[Measurement]) -> Comparison:
+    """Hold the newest row of every kind against the other file's.
+
+    A kind is network, width, engine, precision, size and number of threads.
+    """
+    old, new = latest(before), latest(after)
+    shared = [key for key in old if key in new]
+    same = [key for key in shared if is_same(old[key], new[key])]
+    measured = [old[k].samples_ms and new[k].samples_ms and k for k in same]
+    ratios = [new[k].median_ms / old[k].median_ms for k in measured if k]
+    drift = exp(max(abs(log(ratio)) for ratio in ratios)) - 1 if ratios else DRIFT
+    return Comparison(
+        rows=tuple(difference(old[key], new[key], drift) for key in shared),
+        gone=tuple(row for key, row in old.items() if key not in new),
+        new=tuple(row for key, row in new.items() if key not in old),
+        drift=drift,
+        drift_known=bool(ratios),
+    )
+
+
+def latest(rows: Sequence[Measurement]) -> dict[Key, Measurement]:
+    """Return the last row of every kind."""
+    return {key_of(row): row for row in rows}
+
+
+def key_of(row: Measurement) -> Key:
+    """Return what a row measures, whichever file and version it ran."""
+    return row.network, row.width, row.engine, row.precision, row.size, row.num_threads
+
+
+def is_same(before: Measurement, after: Measurement) -> bool:
+    """Say whether the same file ran in the same version of the same library."""
+    known = bool(before.sha256) and before.sha256 == after.sha256
+    return known and before.engine_version == after.engine_version
+
+
+def difference(before: Measurement, after: Measurement, drift: float) -> Difference:
+    """Return how the medians of two rows differ."""
+    ratio = low = high = float("nan")
+    if before.samples_ms and after.samples_ms:
+        ratio = after.median_ms / before.median_ms
+        low, high = interval(before.samples_ms, after.samples_ms)
+    same = is_same(before, after)
+    return Difference(
+        before=before,
+        after=after,
+        ratio=ratio,
+        low=low,
+        high=high,
+        same=same,
+        change=change_of(low, high, drift),
+    )
+
+
+def change_of(low: float, high: float, drift: float) -> Change:
+    """Return what may be said of a ratio with this interval on a machine that drifts so much."""
+    if np.isnan(low):
+        return "unmeasured"
+    if high < 1 / (1 + drift):
+        return "faster"
+    return "slower" if low > 1 + drift else "within noise"
+
+
+def interval(before: Sequence[float], after: Sequence[float]) -> tuple[float, float]:
+    """Return the interval of after's median over before's; all of (0, inf) for few samples."""
+    if min(len(before), len(after)) < FEW:
+        return 0.0, float("inf")
+    rng = np.random.default_rng(0)
+    ratios = resampled_medians(after, rng) / resampled_medians(before, rng)
+    tail = 100 * (1 - CONFIDENCE) / 2
+    low, high = np.percentile(ratios, [tail, 100 - tail])
+    return float(low), float(high)
+
+
+def resampled_medians(
+    samples: Sequence[float], rng: np.random.Generator
+) -> npt.NDArray[np.float64]:
+    """Return the medians of (RESAMPLES,) series put together from blocks of neighbours.
+
+    Künsch, "The jackknife and the bootstrap for general stationary observations", Annals of
+    Statistics 1989; blocks of the root of the number of samples, around the end where they reach
+    beyond it.
+    """
+    values = np.asarray(samples, np.float64)
+    block = max(1, round(sqrt(len(values))))
+    starts = rng.integers(len(values), size=(RESAMPLES, -(-len(values) // block)))
+    places = (starts[:, :, None] + np.arange(block)) % len(values)
+    series = values[places.reshape(RESAMPLES, -1)[:, : len(values)]]
+    medians: npt.NDArray[np.float64] = np.median(series, axis=1)
+    return medians
