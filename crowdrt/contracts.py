@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from crowdrt.errors import DataError, ExportError, RecipeError
+from crowdrt.int8 import TrainedInt8
 from crowdrt.learning import TrainingConfig
 
 Channels = Literal["rgb", "grey"]
@@ -139,6 +140,7 @@ class GraphInfo:
     weight_bits: int = 32  # 8 or 7 in an INT8 graph
     normalised_input: bool = False  # True: the caller normalises and feeds float32
     calibrated_on: tuple[str, ...] = ()  # photographs that decided scales: starts of their SHA-256
+    trained_int8: TrainedInt8 | None = None  # of an FP32 graph: how it learned to be quantized
 
     def with_calibration(self, sha256: Iterable[str]) -> Self:
         """Note more photographs that the file was made by, so that none of them judges it."""
@@ -149,9 +151,16 @@ class GraphInfo:
         """Say whether a photograph of this SHA-256 is one of them."""
         return sha256[:HASH_DIGITS] in self.calibrated_on
 
+    def as_dict(self) -> dict[str, Any]:
+        """Return what there is to say, as JSON has it."""
+        fields = asdict(self)
+        if self.trained_int8 is None:  # files of other networks stay what they were
+            del fields["trained_int8"]
+        return fields
+
     def to_json(self) -> str:
         """One JSON document, as stored in the ONNX file."""
-        return json.dumps(asdict(self), sort_keys=True)
+        return json.dumps(self.as_dict(), sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str, *, source: str) -> Self:
@@ -163,6 +172,7 @@ class GraphInfo:
             if (size := fields.pop("fixed_size", None)) is not None:
                 fields["fixed_size"] = (int(size[0]), int(size[1]))
             fields["calibrated_on"] = tuple(map(str, fields.get("calibrated_on", ())))
+            fields["trained_int8"] = TrainedInt8.from_document(fields.get("trained_int8"))
             return cls(preprocessing=Preprocessing(mean=mean, std=std, **pixels), **fields)
         except (ValueError, TypeError, LookupError, AttributeError) as error:
             raise ExportError(

@@ -3,7 +3,7 @@
 import hashlib
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,7 @@ def export_onnx(
     check_network_size(model, size)
     made = {
         "weights": dict(made_from) if made_from is not None else network_hash(model),
-        "info": asdict(info),
+        "info": info.as_dict(),
         "size": size,
         "opset": opset,
         "crowdrt": __version__,

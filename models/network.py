@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from crowdrt.contracts import DENSITY, Preprocessing, Size
 from crowdrt.errors import ExportError
+from crowdrt.int8 import TrainedInt8
 
 
 class Network(nn.Module):
@@ -23,6 +24,8 @@ class Network(nn.Module):
         static_only: why no graph for every size can be exported, or "".
         whole_image: why an answer depends on all of the image, which rules out tiles, or "".
         unseen: attributes whose convolutions the counter behind the papers' FLOPs did not see.
+        trained_int8: how these weights learned to be quantized, or None; `forward` is float.
+        pruned: channels were removed, so that layers are narrower than the width says.
     """
 
     preprocessing: Preprocessing
@@ -34,6 +37,8 @@ class Network(nn.Module):
     static_only: str = ""
     whole_image: str = ""
     unseen: tuple[str, ...] = ()
+    trained_int8: TrainedInt8 | None = None
+    pruned: bool = False
 
     @abstractmethod
     def forward(self, image: Tensor) -> Any:

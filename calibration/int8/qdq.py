@@ -20,18 +20,11 @@ from onnx import helper, numpy_helper
 from crowdrt.calibration.int8.bias import mean_shift
 from crowdrt.calibration.int8.plan import Plan
 from crowdrt.engines.rewrites.normalisation import drop_unread
+from crowdrt.int8 import INT8_MAX, MAX_BIAS_STEPS, MIN_SCALE, WEIGHT_MAX, WeightScales
 from crowdrt.onnx_graph import name_of
 
-INT8_MAX = 127
-# 7-bit weights reach 64: a pair of u8 x s8 products is then at most 2 * 255 * 64 = 32640, inside
-# the 16-bit sums of CPUs without VNNI.
-WEIGHT_MAX = {7: 64, 8: 127}
 OUTPUT_AXIS = {"Conv": 0, "ConvTranspose": 1}
 ASK_NOTHING = ("Shape", "Size")  # of a tensor's values
-# Two scales are multiplied, and must not vanish from float32.
-MIN_SCALE = 2.0**-60
-# The bias becomes int32 in steps of input scale times weight scale; half of int32 is left free.
-MAX_BIAS_STEPS = 2.0**30
 
 
 def insert_qdq(
@@ -40,6 +33,7 @@ def insert_qdq(
     ranges: Mapping[str, float],
     *,
     weight_bits: int,
+    weights: WeightScales = "channel",
     means: Mapping[str, npt.NDArray[np.float64]] | None = None,
 ) -> onnx.ModelProto:
     """Return a copy of the float `model` that runs in INT8 as `plan` says.
@@ -49,6 +43,7 @@ def insert_qdq(
         plan: what to quantize.
         ranges: |x| up to which each group of the plan is represented; 0 where all was zero.
         weight_bits: 7 or 8.
+        weights: "layer" gives all channels of a layer the largest of their scales.
         means: channel means of what the convolutions read, by which their biases make up for
             rounded weights; without, biases stay as they are.
     """
@@ -62,6 +57,8 @@ def insert_qdq(
         if name_of(node) in plan.convs:
             scale = float(scales[plan.group_of[node.input[0]]])
             steps = weight_scales(node, writer.constants, scale, WEIGHT_MAX[weight_bits])
+            if weights == "layer":
+                steps = np.full_like(steps, steps.max())
             if means is not None:
                 writer.correct_bias(node, steps, means[node.input[0]])
             node.input[1] = writer.pair(node.input[1], steps, axis=OUTPUT_AXIS[node.op_type])

@@ -69,7 +69,7 @@ def inspect_onnx(path: Path, size: Size | None) -> dict[str, Any]:
         "kind": "onnx",
         "bytes": sum(file.stat().st_size for file in files),
         "sha256": digest,
-        "info": None if info is None else asdict(info),
+        "info": None if info is None else info.as_dict(),
         **graph_facts(model),
         "precision": precision_of(model.graph) if info is None else info.precision,
         **cost(model, own or size or COST_SIZE),
