@@ -3,13 +3,14 @@
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Protocol
 
 from crowdrt.contracts import METADATA_KEY, parse_width
 from crowdrt.errors import RecipeError, WeightsError
+from crowdrt.int8 import TrainedInt8
 from crowdrt.lazy import require
 from crowdrt.models import BUILDABLE, NETWORKS
 
@@ -19,6 +20,8 @@ NOT_OURS = (
     "crowdrt import"
 )
 
+DAMAGED = "copy the file again, or train it again: crowdrt train never writes this"
+
 
 @dataclass(frozen=True)
 class WeightsInfo:
@@ -27,9 +30,11 @@ class WeightsInfo:
     network: str
     width: Fraction
     facts: Mapping[str, Any]
+    pruned: bool = False  # channels were removed: its tensors' shapes say how many are left
+    trained_int8: TrainedInt8 | None = None  # how they learned to be quantized
 
     def __str__(self) -> str:
-        return f"{self.network} at width {self.width}"
+        return f"{self.network} at width {self.width}" + ", pruned" * self.pruned
 
 
 def describe_weights(path: Path) -> WeightsInfo:
@@ -81,8 +86,10 @@ def read_info(file: SafetensorsFile, *, source: Path) -> WeightsInfo:
     try:
         document = json.loads((file.metadata() or {})[METADATA_KEY])
         version, network, width = (document[key] for key in ("format", "network", "width"))
-        facts = dict(document["facts"])
-        info = WeightsInfo(network, parse_width(width), facts)
+        facts, pruned = dict(document["facts"]), document.get("pruned", False)
+        if not isinstance(pruned, bool):
+            raise ValueError(f"pruned is {pruned!r}")
+        info = WeightsInfo(network, parse_width(width), facts, pruned)
     except RecipeError:
         info = None
     except (KeyError, TypeError, ValueError, RecursionError) as error:
@@ -100,4 +107,12 @@ def read_info(file: SafetensorsFile, *, source: Path) -> WeightsInfo:
             "build",
             fix=f"use a network of {', '.join(NETWORKS)} at a width such as 1 or 1/4",
         )
-    return info
+    return replace(info, trained_int8=read_trained_int8(document, source=source))
+
+
+def read_trained_int8(document: Mapping[str, Any], *, source: Path) -> TrainedInt8 | None:
+    """Read how the weights learned to be quantized; None where they did not."""
+    try:
+        return TrainedInt8.from_document(document.get("trained_int8"))
+    except ValueError as error:
+        raise WeightsError(f"{source}: {error}", fix=DAMAGED) from error
