@@ -15,6 +15,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -28,6 +29,7 @@ from crowdrt.export.paper_accounting import count_paper_flops
 from crowdrt.lazy import require
 from crowdrt.models import build_model
 from crowdrt.models.network import Network
+from crowdrt.models.weights import load_outline
 
 # fvcore's names of what multiplies and accumulates. It also counts normalisation and resizing,
 # which are no MACs and are left out.
@@ -56,7 +58,7 @@ class Complexity:
     """The cost of one image through the network that ships."""
 
     network: str
-    width: str  # "1", "1/4"
+    width: str  # "1", "1/4", "1/4, pruned"
     size: Size  # height, width in pixels
     params: int
     macs: int
@@ -85,11 +87,27 @@ def complexity(network: str, width: Fraction, size: Size | None = None) -> Compl
     """
     with torch.device("meta"):
         model = build_model(network, width)
+    return counted(model, network, str(width), size)
+
+
+def complexity_of_weights(path: Path, size: Size | None = None) -> Complexity:
+    """Count the network that a weights file holds, as narrow as pruning left it.
+
+    Raises:
+        WeightsError: the file is missing or damaged, or its tensors fit no network.
+        ExportError: the image is too small, or something in the network cannot be counted.
+    """
+    model, network, width = load_outline(path)
+    return counted(model, network, f"{width}, pruned" if model.pruned else str(width), size)
+
+
+def counted(model: Network, network: str, width: str, size: Size | None) -> Complexity:
+    """Count a network on the meta device at a size, or at its usual one."""
     size = size or model.fixed_size or USUAL_SIZE
     params, macs, paper_flops = count(model, size)
     return Complexity(
         network=network,
-        width=str(width),
+        width=width,
         size=size,
         params=params,
         macs=macs,

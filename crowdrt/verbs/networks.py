@@ -82,16 +82,29 @@ def train(
 
 
 def complexity(
-    network: str,
+    network: Annotated[str | None, typer.Argument()] = None,
     size: Sizes = None,
-    width: Annotated[str, typer.Option(help="1, 1/2, 1/4 ...")] = "1",
+    width: Annotated[str | None, typer.Option(help="1, 1/2, 1/4 ...; 1 if left out.")] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="A safetensors file: what is in it, pruned or not.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Count parameters, true MACs and the papers' FLOPs at any size."""
     from crowdrt.export.complexity import complexity as cost
+    from crowdrt.export.complexity import complexity_of_weights
 
+    if (network is None) == (weights is None) or (weights is not None and width is not None):
+        raise RecipeError(
+            "name a network, perhaps with its --width, or --weights alone, which say both",
+            fix="crowdrt complexity csrnet --width 1/4, or: crowdrt complexity --weights FILE",
+        )
     sizes: list[Size | None] = [parse_size(text) for text in size or []]
-    rows = [cost(network, parse_width(width), each) for each in sizes or [None]]
+    if weights is not None:
+        rows = [complexity_of_weights(weights, each) for each in sizes or [None]]
+    else:
+        assert network is not None
+        rows = [cost(network, parse_width(width or "1"), each) for each in sizes or [None]]
     if as_json:
         emit([row.as_dict() for row in rows])
         return
