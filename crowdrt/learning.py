@@ -4,7 +4,7 @@ Every field is part of a run's identity: a checkpoint of other settings is never
 Where and how fast a run takes place (devices, threads) is no part of it.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Literal, get_args
 
 from crowdrt.errors import RecipeError
@@ -21,6 +21,7 @@ Inter = Literal["dense", "sparse"]
 GroundTruth = Literal["hard", "soft", "both"]
 Background = Literal["margin", "inverse"]
 Taps = Literal["code", "paper"]
+Method = Literal["fitnets", "dml", "nst", "at", "ab"]
 
 BRANCH_SIZES = ("3x4", "6x8", "12x16", "24x32", "48x64")  # DeepCount's, coarsest first
 
@@ -54,6 +55,66 @@ class Transfer:
         check_choice("taps", self.taps, get_args(Taps))
         for name in ("intra_weight", "inter_weight", "soft_weight"):
             check_positive(name, getattr(self, name), zero=True)
+
+
+# which settings a method has beside its teacher; `crowdrt.training.distillation` says what they do
+METHOD_SETTINGS: dict[Method, tuple[str, ...]] = {
+    "fitnets": ("taps", "weight", "mean", "first_stage", "hint", "soft_weight", "soft_last"),
+    "dml": ("soft_weight",),
+    "nst": ("taps", "weight"),
+    "at": ("taps", "weight", "mean"),
+    "ab": ("taps", "weight", "mean", "first_stage", "margin"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distillation:
+    """Another paper's way to learn from a teacher, or from a peer, to hold beside SKT.
+
+    Methods: FitNets (arXiv:1412.6550), DML (arXiv:1706.00384), NST (arXiv:1707.01219), AT
+    (arXiv:1612.03928), AB (arXiv:1811.03233). A setting that the method has no use for keeps its
+    default; `METHOD_SETTINGS` says which it has.
+    """
+
+    method: Method
+    teacher: str | None = None  # the recipe whose weights teach; None for "dml", which has none
+    taps: Taps = "paper"  # where CSRNet's features are taken; see models/taps.py
+    weight: float = 1.0  # of the distance between features
+    mean: bool = False  # over locations, where the equations have sums
+    first_stage: float = 0.25  # of the steps learn the teacher's features alone
+    hint: int = 3  # which tap, from 0, is FitNets' hint and guided layer
+    soft_weight: float = 1.0  # of the error against the teacher's or the peer's map ...
+    soft_last: float | None = None  # ... at the last step, linear between; None: the same
+    margin: float = 1.0  # of AB's hinge
+
+    def __post_init__(self) -> None:
+        check_choice("method", self.method, get_args(Method))
+        check_choice("taps", self.taps, get_args(Taps))
+        if (self.teacher is None) != (self.method == "dml"):
+            raise RecipeError(
+                f"distillation.method={self.method!r} with teacher={self.teacher!r}",
+                fix='name the recipe that teaches: teacher="csrnet-quarter"; or None for "dml"',
+            )
+        for name in ("weight", "soft_weight", "margin"):
+            check_positive(name, getattr(self, name), zero=name != "margin")
+        if self.soft_last is not None:
+            check_positive("soft_last", self.soft_last, zero=True)
+        if not 0 < self.first_stage < 1:
+            raise RecipeError(
+                f"first_stage={self.first_stage} leaves no step to one of two stages",
+                fix="use a share of the steps between 0 and 1, such as 0.25",
+            )
+        self.check_used()
+
+    def check_used(self) -> None:
+        """Refuse a setting that the method would not look at."""
+        known = METHOD_SETTINGS[self.method]
+        for each in fields(self)[2:]:
+            if each.name not in known and getattr(self, each.name) != each.default:
+                raise RecipeError(
+                    f"method {self.method!r} has no {each.name}",
+                    fix=f"leave it out; it has {', '.join(known)}",
+                )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,6 +222,7 @@ class TrainingConfig:
     batch_norm: bool = True  # learned beside every convolution, folded before shipping
     num_synthetic: int = 0  # generated photographs added to the training set
     transfer: Transfer | None = None
+    distillation: Distillation | None = None
 
     fusion: GradientFusion | None = None
 
@@ -177,6 +239,11 @@ class TrainingConfig:
         check_choice("precision", self.precision, get_args(FloatPrecision))
         check_choice("loss", self.loss, get_args(CountLoss))
         check_choice("crops", self.crops, get_args(Crops))
+        if self.transfer is not None and self.distillation is not None:
+            raise RecipeError(
+                "transfer and distillation are two ways to learn from a teacher",
+                fix="keep one of them, and make the other None",
+            )
         low, high = self.crop_ratio
         if not 0 < low <= high <= 1:
             raise RecipeError(
@@ -188,6 +255,12 @@ class TrainingConfig:
                 f"average={self.average} is no decay of an average of weights",
                 fix="use a value in [0, 1); 0.998 is a good start, 0 takes the last weights",
             )
+
+    @property
+    def teacher(self) -> str | None:
+        """The recipe whose weights teach, if any do."""
+        learning_from = self.transfer or self.distillation
+        return learning_from.teacher if learning_from else None
 
 
 def check_choice(name: str, value: object, choices: tuple[object, ...]) -> None:

@@ -18,7 +18,7 @@ from crowdrt.learning import Taps
 from crowdrt.models.bl import BL
 from crowdrt.models.csrnet import CSRNet
 from crowdrt.models.network import Network
-from crowdrt.models.sanet import SANet
+from crowdrt.models.sanet import SANet, ScaleAggregation
 
 TapList = tuple[tuple[str, int], ...]  # a module whose output is a feature, the teacher's channels
 
@@ -100,6 +100,41 @@ def forward_tapped(network: Network, taps: TapList, image: Tensor) -> tuple[Any,
         for hook in hooks:
             hook.remove()
     return answer, [features[name] for name, _ in taps]
+
+
+def forward_before_relu(network: Network, taps: TapList, image: Tensor) -> tuple[Any, list[Tensor]]:
+    """Run `network` and return its answer and the values whose ReLU the tapped features are.
+
+    A pool's are pooled: the larger of two values is the one whose ReLU is larger.
+    """
+    places = [relus_of(network, name) for name, _ in taps]
+    values: dict[nn.Module, Tensor] = {}
+    hooks = []
+
+    def keep(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        values[module] = inputs[0].clone()  # which a ReLU in place writes over
+
+    for relu in (relu for relus, _ in places for relu in relus):
+        hooks.append(relu.register_forward_pre_hook(keep))
+    try:
+        answer = network(image)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    features = [(torch.cat([values[r] for r in relus], dim=1), pool) for relus, pool in places]
+    return answer, [pool(each) if pool else each for each, pool in features]
+
+
+def relus_of(network: Network, name: str) -> tuple[list[nn.Module], nn.Module | None]:
+    """Return the ReLUs whose outputs, side by side, are a tapped feature, and the pool behind."""
+    module = network.get_submodule(name)
+    if isinstance(module, nn.MaxPool2d):
+        stack, _, place = name.rpartition(".")
+        return [network.get_submodule(f"{stack}.{int(place) - 1}")], module
+    branches = module.branches if isinstance(module, ScaleAggregation) else [module]
+    return [
+        [m for m in branch.modules() if isinstance(m, nn.ReLU)][-1] for branch in branches
+    ], None
 
 
 def tapped_channels(network: Network, taps: TapList) -> Sequence[int]:

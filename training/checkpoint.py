@@ -29,7 +29,8 @@ def save_checkpoint(
         path: a .safetensors file.
         modules: by the name under which `load_checkpoint` finds them again.
         optimizer: its moments are kept, its options are not.
-        facts: `key`, what the run is made from; `step`; `best`.
+        facts: `key`, what the run is made from; `step`; `best`. Parameters that have moments are
+            added where not all do: some are not learned from the start.
     """
     tensors: dict[str, Tensor] = {}
     for prefix, module in modules.items():
@@ -39,6 +40,8 @@ def save_checkpoint(
         for name, value in moments.items():
             # contiguous: the moments follow the weights' channels-last layout
             tensors[f"optimizer/{index}/{name}"] = torch.as_tensor(value).contiguous().clone()
+    if len(moved := optimizer.state_dict()["state"]) < len(indices_of(optimizer)):
+        facts = facts | {"moved": sorted(moved)}
     # save_file would report a full disk as an error of its own, not as OSError
     content = save(tensors, metadata={"facts": json.dumps(facts)})
     with write_whole(path) as temporary:
@@ -65,7 +68,7 @@ def load_checkpoint(
         restored = facts | {"step": int(facts["step"]), "best": float(facts["best"])}
         for prefix, module in modules.items():
             module.load_state_dict(with_prefix(tensors, prefix))
-        restore_moments(optimizer, with_prefix(tensors, "optimizer"))
+        restore_moments(optimizer, with_prefix(tensors, "optimizer"), facts.get("moved"))
     except UNREADABLE as error:
         raise TrainingError(
             f"{path} cannot be resumed: {error}",
@@ -74,17 +77,31 @@ def load_checkpoint(
     return restored
 
 
-def restore_moments(optimizer: Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Give every parameter its moments back; `tensors` are named `index/moment`."""
+def restore_moments(
+    optimizer: Optimizer, tensors: dict[str, Tensor], moved: list[int] | None
+) -> None:
+    """Give every parameter its moments back.
+
+    Args:
+        optimizer: of the same parameters.
+        tensors: named `index/moment`.
+        moved: the parameters that have moments; all if None.
+    """
     moments: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         index, name = key.split("/", 1)
         moments.setdefault(int(index), {})[name] = value
     state = optimizer.state_dict()
-    known = {index for group in state["param_groups"] for index in group["params"]}
+    known = indices_of(optimizer) if moved is None else set(moved)
     if moments and set(moments) != known:
         raise ValueError(f"moments of {len(moments)} parameters, not of {len(known)}")
     optimizer.load_state_dict(state | {"state": moments})
+
+
+def indices_of(optimizer: Optimizer) -> set[int]:
+    """Return the numbers that an optimiser gives its parameters."""
+    groups = optimizer.state_dict()["param_groups"]
+    return {index for group in groups for index in group["params"]}
 
 
 def with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -17,21 +17,27 @@ class Devices:
     accelerator: str = "auto"  # "cpu", "cuda", or whichever is there
 
 
-def launch(devices: Devices, precision: FloatPrecision) -> Fabric:
+def launch(devices: Devices, precision: FloatPrecision, *, partial: bool = False) -> Fabric:
     """Return the fabric of this process; under torchrun it joins the others.
 
     With more than one device and no torchrun, the other processes are started here, each with
     this process's command line.
 
+    Args:
+        devices: how many, and of which kind.
+        precision: of the computation.
+        partial: some step's losses leave parameters out.
+
     Raises:
         TrainingError: there are fewer devices, or they cannot compute in that precision.
     """
     number = int(os.environ.get("LOCAL_WORLD_SIZE", devices.number))
+    ddp = "ddp_find_unused_parameters_true" if partial else "ddp"
     try:
         fabric = Fabric(
             accelerator=devices.accelerator,
             devices=number,
-            strategy="ddp" if world_size(number) > 1 else "auto",
+            strategy=ddp if world_size(number) > 1 else "auto",
             num_nodes=world_size(number) // number,
             precision=precision,
         )

@@ -42,7 +42,7 @@ class Run:
     def __init__(self, task: Task[Any], devices: Devices = ONE_DEVICE) -> None:
         self.task, self.config = task, task.config
         check_shares(task.config, world_size(devices.number))
-        self.fabric = launch(devices, task.config.precision)
+        self.fabric = launch(devices, task.config.precision, partial=task.partial)
         torch.manual_seed(task.config.seed)
         model: nn.Module = task.build()
         groups = task.parameter_groups(model)  # type: ignore[arg-type]

@@ -33,9 +33,12 @@ class Task(ABC, Generic[S]):
 
     Attributes:
         score: the entry of `validate` that chooses the best network; less is better.
+        partial: whether the losses of some step leave parameters out. Those keep their values, and
+            several devices have to look for them at every step.
     """
 
     score: str = "mae"
+    partial: bool = False
 
     def __init__(
         self,

@@ -55,11 +55,12 @@ def train_stage(
 
 
 def task_of(recipe: Recipe, *, data: Path | None, out: Path, options: TrainOptions) -> "Task[Any]":
-    """Return what a recipe trains: by density maps, a teacher, fused gradients, or boxes."""
+    """Return what a recipe trains: by density maps, others' ones, fused gradients, or boxes."""
     from crowdrt.training.counting.sets import training_set
     from crowdrt.training.counting.task import DensityTask
     from crowdrt.training.detection.sets import detection_set
     from crowdrt.training.detection.task import DetectionTask
+    from crowdrt.training.distillation.task import distillation_task
     from crowdrt.training.divided.task import DeepCountTask
     from crowdrt.training.transfer.task import TransferTask
 
@@ -74,23 +75,26 @@ def task_of(recipe: Recipe, *, data: Path | None, out: Path, options: TrainOptio
     about = (recipe.network, recipe.width, config, photographs)
     if config.fusion is not None:
         return DeepCountTask(*about, pretrained=options.pretrained)
-    if config.transfer is None:
+    teacher = teacher_of(recipe, options.teacher)
+    if config.distillation is not None:
+        return distillation_task(*about, teacher=teacher, pretrained=options.pretrained)
+    if teacher is None:
         return DensityTask(*about, pretrained=options.pretrained)
-    return TransferTask(
-        *about,
-        teacher=teacher_of(recipe, options.teacher),
-        pretrained=options.pretrained,
-    )
+    return TransferTask(*about, teacher=teacher, pretrained=options.pretrained)
 
 
-def teacher_of(recipe: Recipe, path: Path | None) -> Path:
+def teacher_of(recipe: Recipe, path: Path | None) -> Path | None:
     """Return the weights that teach: those that were named, or that the project ships.
+
+    Returns:
+        None for a recipe without a teacher.
 
     Raises:
         RecipeError: neither is there.
     """
-    assert recipe.training.transfer is not None
-    named = recipe.training.transfer.teacher
+    named = recipe.training.teacher
+    if named is None:
+        return None
     found = path or shipped_weights(recipe_named(named))
     if found is None:
         raise RecipeError(

@@ -138,9 +138,8 @@ def trained_on(made_from: Mapping[str, Any]) -> str:
 
 def teacher_name(recipe: Recipe, teacher: Path | None) -> str | None:
     """Return the teacher's recipe, or the name of the file that was given instead."""
-    if recipe.training.transfer is None:
-        return None
-    return teacher.name if teacher else recipe.training.transfer.teacher
+    named = recipe.training.teacher
+    return teacher.name if teacher and named else named
 
 
 def errors_on(model: "Network", samples: list[Sample], description: str) -> "CountErrors":

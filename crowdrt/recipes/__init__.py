@@ -9,6 +9,7 @@ from crowdrt.contracts import Recipe
 from crowdrt.errors import RecipeError
 from crowdrt.recipes.counting import counting_recipes
 from crowdrt.recipes.deepcount import deepcount_recipes
+from crowdrt.recipes.distillation import distillation_recipes
 from crowdrt.recipes.dsla import dsla_recipes
 from crowdrt.recipes.skt import skt_recipes
 from crowdrt.recipes.students import csrnet_quarter, csrnet_quarter_minmax
@@ -18,6 +19,7 @@ RECIPES: tuple[Recipe, ...] = (
     csrnet_quarter_minmax(),
     *counting_recipes(),
     *skt_recipes(),
+    *distillation_recipes(),
     *deepcount_recipes(),
     *dsla_recipes(),
 )

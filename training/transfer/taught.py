@@ -57,7 +57,12 @@ class TaughtTask(StudentTask):
 
     Raises:
         TrainingError: the teacher is another network.
+
+    Attributes:
+        forward_tapped: runs a network and returns its answer and the features at the taps.
     """
+
+    forward_tapped = staticmethod(forward_tapped)
 
     def __init__(
         self,
@@ -86,16 +91,12 @@ class TaughtTask(StudentTask):
         teacher = self.teacher.to(image.device)
         with torch.no_grad():
             if self.config.precision == "32-true":
-                soft, theirs = self.tapped(teacher, image)
+                soft, theirs = self.forward_tapped(teacher, self.taps, image)
             else:
                 kind = torch.bfloat16 if self.config.precision == "bf16-mixed" else torch.float16
                 with torch.autocast(image.device.type, kind):
-                    soft, theirs = self.tapped(teacher, image)
+                    soft, theirs = self.forward_tapped(teacher, self.taps, image)
         return soft.float(), theirs
-
-    def tapped(self, network: Network, image: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Return a network's map and its features at the taps."""
-        return forward_tapped(network, self.taps, image)
 
     def made_from(self) -> dict[str, Any]:
         """Return the photographs and the teacher."""
