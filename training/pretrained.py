@@ -1,6 +1,7 @@
 """Weights that a network begins with: a user's own, taken by name where the shapes agree."""
 
 from collections.abc import Mapping
+from fractions import Fraction
 from pathlib import Path
 
 import torch
@@ -10,6 +11,8 @@ from crowdrt.console import say
 from crowdrt.errors import TrainingError
 from crowdrt.manifest import sha256_file
 from crowdrt.models.importers import read_state_dict
+from crowdrt.models.network import Network
+from crowdrt.models.weights import load_into
 from crowdrt.models.weights_info import opened
 
 # torchvision's VGG and the front ends here have their layers at the same places
@@ -46,6 +49,21 @@ def load_by_name(model: nn.Module, path: Path) -> int:
     rest = len(own) - len(fitting)
     say(f"{path.name}: {len(fitting)} tensors taken over, {rest} of the network begin from scratch")
     return len(fitting)
+
+
+def load_all(model: Network, path: Path | None, *, network: str, width: Fraction) -> None:
+    """Fill a network with weights of its own, every one of them.
+
+    Raises:
+        TrainingError: there are none.
+        WeightsError: they are of another network or width.
+    """
+    if path is None:
+        raise TrainingError(
+            f"only a trained {network} can be pruned, and there are no weights to begin with",
+            fix="name them: --init WEIGHTS.safetensors",
+        )
+    load_into(model, path, network=network, width=width)
 
 
 def tensors_of(path: Path) -> Mapping[str, Tensor]:

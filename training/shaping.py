@@ -1,12 +1,14 @@
 """How the network that learns differs from the one that ships, and how it becomes that one."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor, nn
 
 from crowdrt.learning import TrainingConfig
 from crowdrt.models.network import Network, fold_blocks
 from crowdrt.training.batch_norm import AddedNorm, add_batch_norm
+
+Crops = Callable[[int], Sequence[Tensor]]  # so many normalised training crops, or a few more
 
 
 class Shaping:
@@ -41,3 +43,17 @@ class Shaping:
             add_batch_norm(model)
         model.load_state_dict(state)
         return fold_blocks(model, only=AddedNorm)  # type: ignore[return-value]
+
+
+def shaping_of(config: TrainingConfig, crops: Crops) -> Shaping:
+    """Return what a recipe does to its network.
+
+    Args:
+        config: the recipe's.
+        crops: what layers are rebuilt by, where the recipe rebuilds any.
+    """
+    if config.pruning is not None:
+        from crowdrt.training.pruning.shaping import pruned_shaping
+
+        return pruned_shaping(config, crops)
+    return Shaping(config)

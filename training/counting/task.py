@@ -19,7 +19,7 @@ from crowdrt.training.counting.evaluate import count_errors
 from crowdrt.training.counting.losses import count_loss
 from crowdrt.training.counting.sets import TrainingSet, annotation_of, check_validation
 from crowdrt.training.counting.truth import Annotation, CountingLoss
-from crowdrt.training.shaping import Shaping
+from crowdrt.training.shaping import shaping_of
 from crowdrt.training.task import Task
 
 
@@ -56,7 +56,7 @@ class DensityTask(Task[Sample]):
         self.normalise = Normalise(plain.preprocessing)
         self.source = CropSource(data.groups, self.preprocessing, self.stride, config)
         self.count_loss = count_loss(config)
-        self.shaping = Shaping(config)
+        self.shaping = shaping_of(config, self.first_crops)
 
     def build(self) -> Network:
         """Return the network, normalised as the recipe says."""
@@ -69,6 +69,12 @@ class DensityTask(Task[Sample]):
     def batch(self, step: int, members: range) -> Batch:
         """Return some crops of a step's batch."""
         return self.source.batch(step, members)
+
+    def first_crops(self, number: int) -> list[Tensor]:
+        """Return at least so many crops, the first that are learned from, normalised."""
+        size = self.config.batch_size
+        batches = [self.batch(step, range(size)) for step in range(-(-number // size))]
+        return [self.on_device(each, torch.device("cpu"))[0] for each in batches]
 
     def before_step(self, model: nn.Module, step: int) -> None:
         """Change the network that counts as the step asks."""

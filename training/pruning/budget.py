@@ -1,0 +1,113 @@
+"""How many channels of each group a budget of multiply-accumulates leaves."""
+
+import copy
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from crowdrt.contracts import Size
+from crowdrt.errors import RecipeError
+from crowdrt.models.network import Network
+from crowdrt.training.pruning.groups import CONVOLUTIONS, ChannelGroup
+
+SIZE: Size = (576, 864)  # of the image that is counted: the mean of ShanghaiTech A
+HALVINGS = 50  # of the interval in which the share that fits is sought
+DEEP_STRIDE = 8  # from here on features are deep: VGG-16's fourth stage
+Kept = Mapping[str, int]  # by a group's root: how many of its channels are left
+
+
+@dataclass(frozen=True)
+class ConvolutionCost:
+    """A convolution as it stands."""
+
+    inputs: int
+    outputs: int
+    macs: int
+    stride: float  # input pixels per cell of what it writes
+
+
+def convolution_costs(model: Network) -> dict[str, ConvolutionCost]:
+    """Return what every convolution costs on one image, counted on the meta device."""
+    outline = copy.deepcopy(model).to("meta").eval()
+    costs: dict[str, ConvolutionCost] = {}
+    for name, layer in outline.named_modules():
+        if isinstance(layer, CONVOLUTIONS):
+
+            def note(layer: nn.Module, inputs: Any, output: Any, name: str = name) -> None:
+                assert isinstance(layer, CONVOLUTIONS)
+                # a transposed convolution multiplies at each of its inputs, others at each output
+                at = inputs[0] if isinstance(layer, nn.ConvTranspose2d) else output
+                macs = math.prod(at.shape[2:]) * layer.weight.numel()
+                before = costs[name].macs if name in costs else 0  # one that runs several times
+                stride = math.sqrt(math.prod(SIZE) / math.prod(output.shape[2:]))
+                costs[name] = ConvolutionCost(
+                    layer.in_channels, layer.out_channels, before + macs, stride
+                )
+
+            layer.register_forward_hook(note)
+    with torch.no_grad():
+        outline(torch.empty(1, model.preprocessing.num_channels, *SIZE, device="meta"))
+    return costs
+
+
+def macs_left(
+    costs: Mapping[str, ConvolutionCost], groups: Sequence[ChannelGroup], kept: Kept
+) -> int:
+    """Return the multiply-accumulates of a network that keeps so many channels of each group."""
+    inputs = {name: cost.inputs for name, cost in costs.items()}
+    outputs = {name: cost.outputs for name, cost in costs.items()}
+    for group in groups:
+        gone = group.channels - kept[group.root]
+        for ends, left in ((group.reads, inputs), (group.writes, outputs)):
+            for layer, places in ends.items():
+                if layer in left:
+                    left[layer] -= gone * places.shape[1]
+    return sum(
+        cost.macs * inputs[name] * outputs[name] // (cost.inputs * cost.outputs)
+        for name, cost in costs.items()
+    )
+
+
+def fitting(model: Network, groups: Sequence[ChannelGroup], share: float, deep: float = 1) -> Kept:
+    """Return how many channels of each group to keep, as many as the budget allows.
+
+    Every group keeps the same share of its channels, at least one of them.
+
+    Args:
+        model: what is pruned.
+        groups: its channels.
+        share: of its multiply-accumulates may remain, at most.
+        deep: how much larger a share deep groups keep, up to all of them.
+
+    Raises:
+        RecipeError: a single channel per group is more than that.
+    """
+    costs = convolution_costs(model)
+    factors = {g.root: deep if costs[g.root].stride >= DEEP_STRIDE else 1.0 for g in groups}
+    limit = share * sum(cost.macs for cost in costs.values()) * (1 + 1e-9)
+
+    def at(ratio: float) -> dict[str, int]:
+        return {
+            g.root: max(1, math.floor(g.channels * min(1, ratio * factors[g.root]) + 0.5))
+            for g in groups
+        }
+
+    low, high = 0.0, 1.0
+    if macs_left(costs, groups, at(high)) <= limit:
+        return at(high)
+    if macs_left(costs, groups, at(low)) > limit:
+        raise RecipeError(
+            f"pruning.macs={share}: one channel per layer of {type(model).__name__} is more",
+            fix="use a larger share of its multiply-accumulates, such as pruning.macs=1/4",
+        )
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        if macs_left(costs, groups, at(middle)) <= limit:
+            low = middle
+        else:
+            high = middle
+    return at(low)
