@@ -56,7 +56,8 @@ def test_the_recipes_are_the_papers_networks_with_their_losses():
     for network, loss in PUBLISHED.items():
         recipe, narrow = RECIPES[f"{network}-published"], RECIPES[f"{network}-cpu"]
         assert recipe.network == narrow.network == network
-        assert recipe.training.loss == narrow.training.loss == loss
+        assert recipe.training.loss == loss
+        assert narrow.training.loss == ("blocks" if network == "mcnn" else loss)
         assert recipe.width == 1
         assert recipe.about
         assert narrow.about
