@@ -11,7 +11,7 @@ import onnx
 
 from crowdrt.calibration.cost import conv_macs, int8_share
 from crowdrt.calibration.int8.plan import Plan, plan_int8
-from crowdrt.calibration.int8.qdq import activation_scale, insert_qdq
+from crowdrt.calibration.int8.qdq import insert_qdq
 from crowdrt.calibration.layerwise import LayerwiseGraph, only_size
 from crowdrt.calibration.ranges import Statistics, range_of
 from crowdrt.calibration.ranges.cache import StatisticsCache, cache_key
@@ -21,6 +21,7 @@ from crowdrt.data.images import check_file, read_image, unreadable
 from crowdrt.data.preprocess import pad_to_stride
 from crowdrt.data.tiles import TileMode, tiles_of, tiling_of
 from crowdrt.errors import CalibrationError
+from crowdrt.int8 import activation_scale
 from crowdrt.manifest import fingerprint, reusable, sha256_file, write_manifest, write_whole
 from crowdrt.onnx_file import external_files, graph_info, read_onnx, set_info
 
@@ -130,7 +131,7 @@ def float_info(model: onnx.ModelProto, *, source: str) -> GraphInfo:
             f"{source} is written for opset {opset}, INT8 needs {MIN_OPSET} or later",
             fix="export it again: crowdrt export NETWORK --opset 17 -o model.onnx",
         )
-    return info
+    return replace(info, trained_int8=None)  # what follows is measured
 
 
 def collect(

@@ -9,6 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Self, get_args
 
+import numpy as np
+import numpy.typing as npt
+
 INT8_MAX = 127
 # 7-bit weights reach 64: a pair of u8 x s8 products is then at most 2 * 255 * 64 = 32640, inside
 # the 16-bit sums of CPUs without VNNI.
@@ -24,6 +27,11 @@ MAX_LAYERS = 1000
 WeightScales = Literal["channel", "layer"]
 
 
+def activation_scale(largest: float) -> npt.NDArray[np.float32]:
+    """Return the step by which int8 reaches `largest`; any will do for a tensor that is zero."""
+    return np.array(max((largest or 1.0) / INT8_MAX, MIN_SCALE), np.float32)
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainedInt8:
     """How a network that learned in simulated INT8 is quantized.
@@ -33,7 +41,7 @@ class TrainedInt8:
 
     ranges: Mapping[str, float]  # layer -> |x| up to which INT8 reaches of what it reads
     weight_scales: WeightScales = "channel"  # one for each output channel, or one per layer
-    weight_bits: Literal[7, 8] = 8
+    weight_bits: int = 8
 
     def renamed(self, names: Mapping[str, str]) -> Self:
         """Return the same with its layers under other names."""
@@ -65,7 +73,7 @@ class TrainedInt8:
         return cls(
             ranges={str(layer): float(value) for layer, value in ranges.items()},
             weight_scales=document["weight_scales"],
-            weight_bits=bits,  # type: ignore[arg-type]
+            weight_bits=bits,
         )
 
 

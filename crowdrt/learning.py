@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields
 from typing import Literal, get_args
 
 from crowdrt.errors import RecipeError
+from crowdrt.int8 import WEIGHT_MAX, WeightScales
 
 CountLoss = Literal["blocks", "squared", "bayesian", "sanet"]
 Crops = Literal["scaled", "fixed", "ratio"]
@@ -19,6 +20,8 @@ FloatPrecision = Literal["bf16-mixed", "16-mixed", "32-true"]  # as Lightning Fa
 Intra = Literal["cosine", "l2"]
 Inter = Literal["dense", "sparse"]
 GroundTruth = Literal["hard", "soft", "both"]
+PruningMethod = Literal["l1", "cp", "agp"]
+QuantizationMethod = Literal["qat", "dorefa"]
 Background = Literal["margin", "inverse"]
 Taps = Literal["code", "paper"]
 Method = Literal["fitnets", "dml", "nst", "at", "ab"]
@@ -171,6 +174,61 @@ class Assignment:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Quantization:
+    """Learning in simulated INT8: `crowdrt calibrate` then takes the ranges that were learned.
+
+    Methods: "qat" (Jacob et al., arXiv:1712.05877), "dorefa" (Zhou et al., arXiv:1606.06160);
+    `crowdrt.training.quantization` says what they do and where they depart from the papers.
+    """
+
+    method: QuantizationMethod
+    start: str  # the recipe whose shipped weights it begins with; --init FILE instead
+    weight_bits: int = 8  # 7 for CPUs without VNNI, as `crowdrt calibrate --weight-bits`
+    range_decay: float = 0.99  # of the moving average of each tensor's largest |x|
+    moving: float = 0.8  # of the steps, after which ranges stay as they are
+
+    def __post_init__(self) -> None:
+        check_choice("quantization.method", self.method, get_args(QuantizationMethod))
+        check_choice("weight_bits", self.weight_bits, tuple(WEIGHT_MAX))
+        for name in ("range_decay", "moving"):
+            if not 0 <= (value := getattr(self, name)) <= 1:
+                raise RecipeError(f"{name}={value} is no share", fix="use a value in [0, 1]")
+
+    @property
+    def weight_scales(self) -> WeightScales:
+        """What of a layer's weights has one scale."""
+        return "channel" if self.method == "qat" else "layer"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pruning:
+    """Which channels a trained network loses, and how many; what is left learns on.
+
+    Methods: "l1", L1Filter (arXiv:1608.08710); "cp", channel pruning (arXiv:1707.06168); "agp",
+    gradual pruning (arXiv:1710.01878). `crowdrt.training.pruning` says what they do.
+    """
+
+    method: PruningMethod
+    start: str  # the recipe whose shipped weights are pruned; --init FILE instead
+    macs: float  # share of the start's multiply-accumulates that remains, at most
+    deep: float = 1.5  # cp: what stride 8 and deeper keep of their channels, shallower layers 1
+    crops: int = 64  # cp: of training photographs, ...
+    points: int = 100  # cp: ... and places of each, that layers are rebuilt by
+    over: float = 0.5  # agp: of the steps, after which all is closed that will be
+    every: int = 10  # agp: steps between closings
+
+    def __post_init__(self) -> None:
+        check_choice("pruning.method", self.method, get_args(PruningMethod))
+        for name in ("macs", "over"):
+            if not 0 < (value := getattr(self, name)) <= 1:
+                raise RecipeError(
+                    f"pruning.{name}={value} is no share", fix="use a value in (0, 1]"
+                )
+        for name in ("deep", "crops", "points", "every"):
+            check_positive(f"pruning.{name}", getattr(self, name))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Posterior:
     """How the people of a crop share its cells in the Bayesian loss (arXiv:1908.03684).
 
@@ -228,6 +286,9 @@ class TrainingConfig:
 
     assignment: Assignment | None = None
 
+    pruning: Pruning | None = None
+    quantization: Quantization | None = None
+
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "accumulate", "crop_px"):
             if (value := getattr(self, name)) < 1:
@@ -244,6 +305,18 @@ class TrainingConfig:
                 "transfer and distillation are two ways to learn from a teacher",
                 fix="keep one of them, and make the other None",
             )
+        if self.quantization is not None and (self.batch_norm or self.precision != "32-true"):
+            raise RecipeError(
+                f"quantization with batch_norm={self.batch_norm} and precision={self.precision}: "
+                "the engine would not compute what training simulates",
+                fix='use batch_norm=False and precision="32-true"',
+            )
+        if self.pruning is not None and self.batch_norm:
+            raise RecipeError(
+                "pruning with batch_norm=True: normalisation that is added to a trained network "
+                "undoes what it has learned",
+                fix="use batch_norm=False",
+            )
         low, high = self.crop_ratio
         if not 0 < low <= high <= 1:
             raise RecipeError(
@@ -255,6 +328,12 @@ class TrainingConfig:
                 f"average={self.average} is no decay of an average of weights",
                 fix="use a value in [0, 1); 0.998 is a good start, 0 takes the last weights",
             )
+
+    @property
+    def start(self) -> str | None:
+        """The recipe whose weights are gone on with, if any are."""
+        going_on = self.pruning or self.quantization
+        return going_on.start if going_on else None
 
     @property
     def teacher(self) -> str | None:

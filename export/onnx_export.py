@@ -21,9 +21,11 @@ from crowdrt.export.parity import probe_images, probe_sizes, prove_parity
 from crowdrt.export.quiet import quiet
 from crowdrt.export.simplify import simplify
 from crowdrt.export.strip import prove_stripped
+from crowdrt.int8 import TrainedInt8
 from crowdrt.manifest import reusable, write_manifest, write_whole
 from crowdrt.models.network import Network
 from crowdrt.onnx_file import set_info
+from crowdrt.onnx_graph import name_of
 
 OPSETS = range(13, 21)  # 13 has per-channel Q/DQ; PyTorch's tracer ends at 20
 
@@ -63,7 +65,7 @@ def export_onnx(
         ExportError: a size or an opset that cannot be exported, or a training-only part is left.
         ParityError: the file does not answer as PyTorch does.
     """
-    info = replace(info, normalised_input=normalised_input)
+    info = replace(info, normalised_input=normalised_input, trained_int8=model.trained_int8)
     check_opset(opset)
     size = size or model.fixed_size
     check_network_size(model, size)
@@ -92,6 +94,7 @@ def _build(
     """Return the finished graph and what there is to say of how it came about."""
     shipped = ShippedNetwork(model, info.preprocessing, normalised_input=info.normalised_input)
     proto, exporter = to_onnx(shipped, size, opset)
+    info = replace(info, trained_int8=by_node(proto, info.trained_int8))
     proto, note = simplify(describe(proto, info), _feeds(shipped, pictures))
     facts = {"nodes": len(proto.graph.node), "exporter": exporter, "simplification": note}
     return proto, facts
@@ -267,6 +270,24 @@ def _check_opset_of(proto: onnx.ModelProto, opset: int) -> None:
     found = {entry.domain: entry.version for entry in proto.opset_import}.get("")
     if found != opset:
         raise ValueError(f"the exporter wrote opset {found}")
+
+
+def by_node(proto: onnx.ModelProto, trained: TrainedInt8 | None) -> TrainedInt8 | None:
+    """Return how a network learned to be quantized, its layers named as in the graph.
+
+    Raises:
+        ExportError: a layer's weights did not keep their name.
+    """
+    if trained is None:
+        return None
+    nodes = {node.input[1]: name_of(node) for node in proto.graph.node if len(node.input) > 1}
+    weights = {layer: f"network.{layer}.weight" for layer in trained.ranges}
+    if lost := [layer for layer, weight in weights.items() if weight not in nodes]:
+        raise ExportError(
+            f"{lost[0]} learned to be quantized, and the exporter lost it",
+            fix="try another --opset, or export it as float: train a recipe without quantization",
+        )
+    return trained.renamed({layer: nodes[weight] for layer, weight in weights.items()})
 
 
 def describe(proto: onnx.ModelProto, info: GraphInfo) -> onnx.ModelProto:

@@ -60,7 +60,7 @@ def load_all(model: Network, path: Path | None, *, network: str, width: Fraction
     """
     if path is None:
         raise TrainingError(
-            f"only a trained {network} can be pruned, and there are no weights to begin with",
+            f"only a trained {network} can be pruned or quantized, and there are no weights",
             fix="name them: --init WEIGHTS.safetensors",
         )
     load_into(model, path, network=network, width=width)

@@ -52,8 +52,10 @@ def shaping_of(config: TrainingConfig, crops: Crops) -> Shaping:
         config: the recipe's.
         crops: what layers are rebuilt by, where the recipe rebuilds any.
     """
+    from crowdrt.training.quantization.shaping import QuantizedShaping
+
     if config.pruning is not None:
         from crowdrt.training.pruning.shaping import pruned_shaping
 
         return pruned_shaping(config, crops)
-    return Shaping(config)
+    return Shaping(config) if config.quantization is None else QuantizedShaping(config)

@@ -18,7 +18,7 @@ from crowdrt.models import build_model
 from crowdrt.models.network import Network
 from crowdrt.training.initial import initialise
 from crowdrt.training.photographs.sources import Dataset, S, images_of
-from crowdrt.training.pretrained import load_by_name, sha256_of
+from crowdrt.training.pretrained import load_all, load_by_name, sha256_of
 
 
 class Task(ABC, Generic[S]):
@@ -56,7 +56,9 @@ class Task(ABC, Generic[S]):
         """Return the network as it begins, with nothing yet that only training needs."""
         model = build_model(self.network, self.width)
         initialise(model, self.config.initial)
-        if self.pretrained is not None:
+        if self.config.pruning is not None or self.config.quantization is not None:
+            load_all(model, self.pretrained, network=self.network, width=self.width)
+        elif self.pretrained is not None:
             load_by_name(model, self.pretrained)
         return model
 

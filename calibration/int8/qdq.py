@@ -20,7 +20,7 @@ from onnx import helper, numpy_helper
 from crowdrt.calibration.int8.bias import mean_shift
 from crowdrt.calibration.int8.plan import Plan
 from crowdrt.engines.rewrites.normalisation import drop_unread
-from crowdrt.int8 import INT8_MAX, MAX_BIAS_STEPS, MIN_SCALE, WEIGHT_MAX, WeightScales
+from crowdrt.int8 import MAX_BIAS_STEPS, MIN_SCALE, WEIGHT_MAX, WeightScales, activation_scale
 from crowdrt.onnx_graph import name_of
 
 OUTPUT_AXIS = {"Conv": 0, "ConvTranspose": 1}
@@ -81,11 +81,6 @@ def reads_float(node: onnx.NodeProto, plan: Plan) -> bool:
     a MatMul it does not, and a float reader would keep the convolution before it out of INT8.
     """
     return name_of(node) in plan.left and node.op_type != "MatMul"
-
-
-def activation_scale(largest: float) -> npt.NDArray[np.float32]:
-    """Return the step by which int8 reaches `largest`; any will do for a tensor that is zero."""
-    return np.array(max((largest or 1.0) / INT8_MAX, MIN_SCALE), np.float32)
 
 
 def weight_scales(

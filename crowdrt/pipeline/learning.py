@@ -64,23 +64,40 @@ def task_of(recipe: Recipe, *, data: Path | None, out: Path, options: TrainOptio
     from crowdrt.training.divided.task import DeepCountTask
     from crowdrt.training.transfer.task import TransferTask
 
-    config = recipe.training
+    config, pretrained = recipe.training, start_of(recipe, options.pretrained)
     number, synthetic = config.num_synthetic, out / "photographs"
     if config.assignment is not None:
         boxed = detection_set(data, num_synthetic=number, synthetic=synthetic)
-        return DetectionTask(
-            *(recipe.network, recipe.width, config, boxed), pretrained=options.pretrained
-        )
+        return DetectionTask(*(recipe.network, recipe.width, config, boxed), pretrained=pretrained)
     photographs = training_set(data, num_synthetic=number, synthetic=synthetic)
     about = (recipe.network, recipe.width, config, photographs)
     if config.fusion is not None:
-        return DeepCountTask(*about, pretrained=options.pretrained)
+        return DeepCountTask(*about, pretrained=pretrained)
     teacher = teacher_of(recipe, options.teacher)
     if config.distillation is not None:
-        return distillation_task(*about, teacher=teacher, pretrained=options.pretrained)
+        return distillation_task(*about, teacher=teacher, pretrained=pretrained)
     if teacher is None:
-        return DensityTask(*about, pretrained=options.pretrained)
-    return TransferTask(*about, teacher=teacher, pretrained=options.pretrained)
+        return DensityTask(*about, pretrained=pretrained)
+    return TransferTask(*about, teacher=teacher, pretrained=pretrained)
+
+
+def start_of(recipe: Recipe, path: Path | None) -> Path | None:
+    """Return the weights to begin with: those that were named, or that the project ships.
+
+    Raises:
+        RecipeError: the recipe goes on with trained weights, and there are none.
+    """
+    named = recipe.training.start
+    if path is not None or named is None:
+        return path
+    found = shipped_weights(recipe_named(named))
+    if found is None:
+        raise RecipeError(
+            f"recipe {recipe.name!r} goes on with {named!r}, whose weights are not shipped",
+            fix=f"train it, then name it: crowdrt train {named} --data DIR -o START; "
+            f"crowdrt train {recipe.name} --init START/weights.safetensors --data DIR -o OUT",
+        )
+    return found
 
 
 def teacher_of(recipe: Recipe, path: Path | None) -> Path | None:

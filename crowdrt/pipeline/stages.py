@@ -125,16 +125,28 @@ def calibrate_stage(
     keep_float: Sequence[str] = (),
     *,
     cache: Path | None = None,
+    ignore_trained: bool = False,
 ) -> Artifact:
     """Quantize to INT8 with ranges from some of these photographs, taken at even distances.
 
+    A network that learned in simulated INT8 has ranges, and takes those unless `ignore_trained`.
     The convolutions that `keep_float` names stay in float. `cache` is the folder of the
     statistics; beside `out` by default.
     """
     from crowdrt.calibration.calibrate import calibrate
+    from crowdrt.calibration.trained import calibrate_trained
 
+    if not ignore_trained and has_trained_ranges(onnx_path):
+        seen = "; no photograph is looked at" if samples else ""
+        say(f"{onnx_path.name}: its trained ranges and scales are used{seen}")
+        return calibrate_trained(onnx_path, out, keep_float)
     images = [sample.image for sample in samples]
     return calibrate(onnx_path, images, out, config, keep_float, cache=cache)
+
+
+def has_trained_ranges(onnx_path: Path) -> bool:
+    """Say whether a network learned in simulated INT8."""
+    return graph_info(onnx_path).trained_int8 is not None
 
 
 def check_ranges_stage(

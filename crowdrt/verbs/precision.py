@@ -13,8 +13,11 @@ from crowdrt.verbs.options import AsJson, Threads
 
 def calibrate(
     model: Annotated[Path, typer.Argument(help="A float ONNX file that crowdrt exported.")],
-    images: Annotated[Path, typer.Option(help="Folder of photographs like those to come.")],
     output: Annotated[Path, typer.Option("-o", "--out", help="The INT8 ONNX file to write.")],
+    images: Annotated[
+        Path | None,
+        typer.Option(help="Folder of photographs like those to come; for trained ranges, none."),
+    ] = None,
     method: Annotated[str, typer.Option(help=", ".join(RANGE_METHODS))] = "percentile",
     percentile: Annotated[float, typer.Option(help="Of |activation|.")] = 99.99,
     num_images: Annotated[int, typer.Option(help="At most this many, evenly spaced.")] = 32,
@@ -22,6 +25,10 @@ def calibrate(
     keep_float: Annotated[
         list[str] | None, typer.Option(help="Name of a convolution to leave in float; repeatable.")
     ] = None,
+    ignore_trained: Annotated[
+        bool,
+        typer.Option("--ignore-trained", help="Measure, though the network was trained for INT8."),
+    ] = False,
     cache: Annotated[
         Path | None,
         typer.Option(help="Folder of the pass's statistics, for every method. Default: OUT's."),
@@ -32,9 +39,15 @@ def calibrate(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Quantize to INT8: ranges from photographs, then explicit Q/DQ."""
+    """Quantize to INT8: ranges from photographs, or those it learned, then explicit Q/DQ."""
     from crowdrt.data.heads.datasets import open_samples
-    from crowdrt.pipeline.stages import calibrate_stage, check_ranges_stage
+    from crowdrt.pipeline.stages import calibrate_stage, check_ranges_stage, has_trained_ranges
+
+    if images is None and (ignore_trained or not has_trained_ranges(model)):
+        raise RecipeError(
+            f"nothing says how far the activations of {model} reach",
+            fix=f"name photographs: crowdrt calibrate {model} --images DIR -o {output}",
+        )
 
     config = CalibrationConfig(
         method=method,  # type: ignore[arg-type]
@@ -43,8 +56,12 @@ def calibrate(
         weight_bits=weight_bits,  # type: ignore[arg-type]
     )
     whole = None if check is None else open_samples(check)
-    samples = open_samples(images)
-    made = calibrate_stage(model, samples, output, config, keep_float or (), cache=cache)
+    samples = [] if images is None else open_samples(images)
+    made = calibrate_stage(
+        *(model, samples, output, config, keep_float or ()),
+        cache=cache,
+        ignore_trained=ignore_trained,
+    )
     if whole is not None:
         check_ranges_stage(model, output, whole, num_images)
     report(made, as_json)

@@ -8,14 +8,15 @@ optimises a graph, this pass changes the type of its activations and nothing els
 
 - a tensor that may be negative: code + 128, zero point 128. The same numbers, exactly.
 - a tensor that is never negative: the same code, zero point 0, the same scale. The same numbers
-  up to the calibrated range; beyond it codes 128 to 255 exist where int8 stays at 127.
+  up to the calibrated range; beyond it codes 128 to 255 exist where int8 stays at 127. A network
+  that learned with the end of its ranges must not see beyond: there codes are clipped at 127.
 """
 
 from collections.abc import Collection, Iterable
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
 MAKES_NON_NEGATIVE = ("Relu", "Abs")
 # Never negative if none of their inputs are; of a Resize only the modes that mix within range.
@@ -25,10 +26,18 @@ KEEPS_NON_NEGATIVE = (
 )
 DATA_INPUTS = {"Concat": None}  # all of them; of every other node the first
 ZERO_POINTS = {True: "crowdrt_uint8_0", False: "crowdrt_uint8_128"}
+LAST_CODE = "crowdrt_uint8_127"
 
 
-def unsigned_activations(model: onnx.ModelProto) -> onnx.ModelProto | None:
-    """Return a copy of `model` with uint8 activations, or None where there are none to change."""
+def unsigned_activations(
+    model: onnx.ModelProto, *, clipped: bool = False
+) -> onnx.ModelProto | None:
+    """Return a copy of `model` with uint8 activations, or None where there are none to change.
+
+    Args:
+        model: with int8 activations.
+        clipped: end at code 127 where int8 does, at the price of a pass over the codes.
+    """
     changing = signed_quantizers(model.graph)
     if not changing:
         return None
@@ -47,7 +56,25 @@ def unsigned_activations(model: onnx.ModelProto) -> onnx.ModelProto | None:
     for value in [value for value in graph.value_info if value.name in codes]:
         graph.value_info.remove(value)
     ask_codes_for_shapes(graph, codes)
+    if clipped:
+        clip_codes(graph, {name for name in codes if name in positive})
     return unsigned
+
+
+def clip_codes(graph: onnx.GraphProto, codes: Collection[str]) -> None:
+    """End codes at 127 before anything reads them."""
+    graph.initializer.append(numpy_helper.from_array(np.array(127, np.uint8), LAST_CODE))
+    nodes: list[onnx.NodeProto] = []
+    for node in list(graph.node):
+        for i, name in enumerate(node.input):
+            if name in codes:
+                node.input[i] = f"{name}_clipped"
+        nodes.append(node)
+        if node.output[0] in codes:
+            name = node.output[0]
+            nodes.append(helper.make_node("Clip", [name, "", LAST_CODE], [f"{name}_clipped"]))
+    del graph.node[:]
+    graph.node.extend(nodes)
 
 
 def ask_codes_for_shapes(graph: onnx.GraphProto, codes: Collection[str]) -> None:

@@ -46,7 +46,7 @@ from crowdrt.pipeline.precision.forms import (
 )
 from crowdrt.pipeline.precision.sensitivity import sensitivity_stage
 from crowdrt.pipeline.reporting import read_counts
-from crowdrt.pipeline.stages import calibrate_stage, engine_folder
+from crowdrt.pipeline.stages import calibrate_stage, engine_folder, has_trained_ranges
 
 FP32 = "fp32"
 
@@ -204,7 +204,12 @@ def make_forms(
 
     def quantized(method: RangeMethod) -> Artifact:
         chosen = CalibrationConfig(method=method, num_images=num_images)
-        return calibrate_stage(model, calibrating, path(f"int8-{method}"), chosen, cache=out)
+        return calibrate_stage(
+            *(model, calibrating, path(f"int8-{method}"), chosen), cache=out, ignore_trained=True
+        )
+
+    def learned() -> Artifact:
+        return calibrate_stage(model, calibrating, path("int8-trained"), config)
 
     def repaired() -> Artifact:
         found = sensitivity_stage(
@@ -218,9 +223,11 @@ def make_forms(
         return cast(source, photographs, path(name), CAST, num_threads=num_threads)
 
     best = path(f"int8-{config.method}")
+    trained = [form("int8 trained", "int8", learned)] if has_trained_ranges(model) else []
     return [
         Form(name=FP32, precision="fp32", artifact=whole),
         form("fp16", "fp16", lambda: halved(model, "fp16")),
+        *trained,
         *(form(f"int8 {m}", "int8", partial(quantized, m)) for m in RANGE_METHODS),
         form("int8 repaired", "int8", repaired),
         form("int8+fp16", "int8+fp16", lambda: halved(best, "int8-fp16")),

@@ -1,0 +1,1 @@
+"""Methods of compression under one protocol: a sweep of trainings, and what came out compared."""

@@ -1,0 +1,1 @@
+"""Learning in simulated INT8, on the grid of the file that ships."""
