@@ -14,6 +14,8 @@ import pytest
 from crowdrt.contracts import CalibrationConfig, Gate, Recipe, Sample
 from crowdrt.learning import TrainingConfig
 
+sys.path.insert(0, str(Path(__file__).parent))  # for swept
+
 WIDTH = Fraction(1, 16)
 PHOTO_SIZE = (112, 136)
 PEOPLE = (5, 20)
