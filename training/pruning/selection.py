@@ -20,7 +20,7 @@ RIDGE = 1e-5  # of the mean variance: pulls to the weights as they were where sa
 PENALTY_STEP = 0.9  # from one LASSO penalty to the next, down from the one that closes all channels
 NUM_PENALTIES = 200  # the last one is 1e-9 of the first
 SWEEPS = 100  # of coordinate descent at one penalty, at most
-SETTLED = 1e-6  # change of a coefficient that ends the descent
+SETTLED = 1e-4  # change of a coefficient that ends the descent
 
 
 @dataclass
@@ -81,13 +81,14 @@ def lasso(shared: FloatArray, asked: FloatArray, number: int) -> list[int]:
 
 def descend(shared: FloatArray, asked: FloatArray, found: FloatArray, penalty: float) -> None:
     """Move the coefficients to the least penalised error, one after the other, in place."""
+    own = np.diag(shared)
     left = asked - shared @ found
     for _ in range(SWEEPS):
         largest = 0.0
-        for index in np.flatnonzero(np.diag(shared) > 0):
-            own = shared[index, index]
-            pull = left[index] + own * found[index]
-            new = np.sign(pull) * max(abs(pull) - penalty, 0.0) / own
+        moves = (found != 0) | (np.abs(left) > penalty)
+        for index in np.flatnonzero(moves & (own > 0)):
+            pull = left[index] + own[index] * found[index]
+            new = np.sign(pull) * max(abs(pull) - penalty, 0.0) / own[index]
             if change := new - found[index]:
                 left -= change * shared[:, index]
                 found[index] = new
