@@ -317,6 +317,11 @@ class TrainingConfig:
                 "undoes what it has learned",
                 fix="use batch_norm=False",
             )
+        if self.pruning is not None and self.quantization is not None:
+            raise RecipeError(
+                "pruning and quantization are two trainings, one after the other",
+                fix="prune first, then: crowdrt train skt-5-qat-cpu --init PRUNED.safetensors",
+            )
         low, high = self.crop_ratio
         if not 0 < low <= high <= 1:
             raise RecipeError(

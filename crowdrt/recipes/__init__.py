@@ -11,6 +11,7 @@ from crowdrt.recipes.counting import counting_recipes
 from crowdrt.recipes.deepcount import deepcount_recipes
 from crowdrt.recipes.distillation import distillation_recipes
 from crowdrt.recipes.dsla import dsla_recipes
+from crowdrt.recipes.pruning import pruning_recipes
 from crowdrt.recipes.quantization import quantization_recipes
 from crowdrt.recipes.skt import skt_recipes
 from crowdrt.recipes.students import csrnet_quarter, csrnet_quarter_minmax
@@ -21,6 +22,7 @@ RECIPES: tuple[Recipe, ...] = (
     *counting_recipes(),
     *skt_recipes(),
     *distillation_recipes(),
+    *pruning_recipes(),
     *quantization_recipes(),
     *deepcount_recipes(),
     *dsla_recipes(),

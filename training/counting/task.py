@@ -19,6 +19,7 @@ from crowdrt.training.counting.evaluate import count_errors
 from crowdrt.training.counting.losses import count_loss
 from crowdrt.training.counting.sets import TrainingSet, annotation_of, check_validation
 from crowdrt.training.counting.truth import Annotation, CountingLoss
+from crowdrt.training.pretrained import load_all
 from crowdrt.training.shaping import shaping_of
 from crowdrt.training.task import Task
 
@@ -113,7 +114,10 @@ class DensityTask(Task[Sample]):
 
     def shipped(self, state: Mapping[str, Tensor]) -> Network:
         """Return the network as `build_model` makes it: what training added is folded."""
-        return self.shaping.ship(build_model(self.network, self.width), state)
+        model = build_model(self.network, self.width)
+        if self.config.start is not None:  # whose channels may be fewer than the width says
+            load_all(model, self.pretrained, network=self.network, width=self.width)
+        return self.shaping.ship(model, state)
 
     def validate(self, model: Network, device: torch.device) -> Mapping[str, float]:
         """Return the errors on whole photographs."""
