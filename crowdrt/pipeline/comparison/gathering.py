@@ -128,7 +128,7 @@ def take_row(sweep: Path, theirs: Path) -> bool:
             return False
         shutil.rmtree(ours, ignore_errors=True)  # one that was killed in the middle
         with write_folder_whole(ours) as folder:
-            for name in KEPT:
+            for name in filter(lambda name: (theirs / name).is_file(), KEPT):
                 shutil.copyfile(theirs / name, folder / name)
     search = theirs.with_name(FOUND)
     if search.is_file() and not ours.with_name(FOUND).is_file():

@@ -20,6 +20,7 @@ from crowdrt.pipeline.comparison.protocol import Protocol, keep_to, protocol_of
 from crowdrt.pipeline.comparison.rows import (
     DONE,
     FAILED,
+    WEIGHTS,
     Row,
     read_object,
     recipe_folder,
@@ -27,7 +28,9 @@ from crowdrt.pipeline.comparison.rows import (
 )
 from crowdrt.pipeline.comparison.searching import FOUND, SCORE, Search, searched
 from crowdrt.pipeline.learning import TrainOptions, train_stage, with_options
+from crowdrt.pipeline.networks import shipped_weights
 from crowdrt.pipeline.trained import record_stage
+from crowdrt.recipes import recipe_named
 
 POLL_S = 2.0  # between looks at rows that other processes train
 
@@ -166,13 +169,16 @@ class Sweep:
         return True
 
     def finish(self, row: Row) -> bool:
-        """Search, train and test a row as far as that is still to be done."""
+        """Search, train and test a row as far as that is to be done; False where it cannot yet."""
+        first = replace(row, recipe=with_seed(row.recipe, self.options.seeds[0]))
+        if self.starts_later(row) or (self.options.search and self.starts_later(first)):
+            return False
         with self.search_lock(row) as free:
             if not free:
                 return False
-            options = self.options
+            options = self.training(first)
             recipe, search = searched(
-                self.searching(row), options.search, data=options.data, options=options.training
+                first, self.options.search, data=self.options.data, options=options
             )
         chosen = replace(row, recipe=with_seed(recipe, row.seed))
         if found := chosen.finished:
@@ -181,6 +187,42 @@ class Sweep:
             say(f"row {self.place(row)}: {row.label}; {self.outlook()}")
             self.train(chosen, search)
         return True
+
+    def start_of(self, row: Row) -> Row | None:
+        """Return the row of this sweep whose weights a row goes on with: of its own seed.
+
+        None where a recipe begins anew, or with weights that the project ships.
+        """
+        name = row.recipe.training.start
+        if name is None or shipped_weights(recipe_named(name)) is not None:
+            return None
+        options = replace(self.options.training, seed=row.seed)
+        return replace(row, recipe=with_options(recipe_named(name), options))
+
+    def starts_later(self, row: Row) -> bool:
+        """Say whether the row that it goes on with is still to be trained by this sweep.
+
+        Raises:
+            TrainingError: it never will be.
+        """
+        start = self.start_of(row)
+        if start is None or start.finished:
+            return False
+        planned_too = start.folder in {each.folder for each in self.rows}
+        if planned_too and start.folder not in self.settled:
+            return True
+        why = "failed" if planned_too else "is no row of this sweep"
+        raise TrainingError(
+            f"{row.label} goes on with {start.label}, which {why}",
+            fix=f"sweep both: crowdrt sweep {start.recipe.name} {row.recipe.name} --data DIR "
+            f"-o {self.folder}",
+        )
+
+    def training(self, row: Row) -> TrainOptions:
+        """Return what a row's training is given: the teacher, and the weights it goes on with."""
+        start = self.start_of(row)
+        weights = None if start is None else start.folder / WEIGHTS
+        return replace(self.options.training, pretrained=weights)
 
     def search_lock(self, row: Row) -> AbstractContextManager[bool]:
         """Lock a recipe's search where there is one to be done."""
@@ -191,21 +233,18 @@ class Sweep:
             return nullcontext(True)
         return lock(self.folder / ".locks" / f"{row.folder.parent.name}.search")
 
-    def searching(self, row: Row) -> Row:
-        """Return the row that its recipe is searched by: the one with the sweep's first seed."""
-        return replace(row, recipe=with_seed(row.recipe, self.options.seeds[0]))
-
     def train(self, row: Row, search: Mapping[str, Any] | None) -> None:
         """Train and test a row; `row.json` says that both are done."""
-        data, teacher = self.options.data, self.options.teacher
+        data, options = self.options.data, self.training(row)
         began = time.monotonic()
-        artifact = train_stage(row.recipe, data=data, out=row.folder, options=self.options.training)
+        artifact = train_stage(row.recipe, data=data, out=row.folder, options=options)
         assert artifact is not None  # one device: nobody else leads
-        records = record_stage(row.recipe, artifact, data=data, teacher=teacher)
-        facts = (read_manifest(artifact.path) or {}).get("facts", {})
+        records = record_stage(row.recipe, artifact, data=data, teacher=options.teacher)
+        manifest = read_manifest(artifact.path) or {}
         more = {
             "protocol": self.protocol.identity,
-            SCORE: facts.get(SCORE),
+            SCORE: manifest.get("facts", {}).get(SCORE),
+            "start_sha256": manifest.get("made_from", {}).get("pretrained"),
             "search": None if search is None else {n: search[n] for n in SEARCHED},
         }
         document = {
