@@ -4,7 +4,6 @@ A tensor's scale is a 127th of its range. Ranges that a network learned with tra
 file and in its ONNX file, so that `crowdrt calibrate` needs no photographs.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Self, get_args
@@ -83,8 +82,8 @@ def check_range(layer: str, value: Any) -> None:
     Raises:
         ValueError: it is no number in 0..MAX_RANGE; 0 is that of a layer that reads zeros alone.
     """
-    known = type(value) in (int, float) and math.isfinite(value)
-    if not known or not 0 <= value <= MAX_RANGE:
+    if type(value) not in (int, float) or not 0 <= value <= MAX_RANGE:  # a NaN, too
         raise ValueError(
-            f"the trained range of {layer!r} is {value!r}, not a number from 0 to {MAX_RANGE:g}"
+            f"the trained range of {layer!r:.80} is {value!r:.40}, not a number from 0 to "
+            f"{MAX_RANGE:g}"
         )

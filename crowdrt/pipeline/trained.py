@@ -53,6 +53,7 @@ def record_stage(
         TrainingError: the weights' manifest, which knows the budget, is gone.
     """
     from crowdrt.models.weights import load_network
+    from crowdrt.training.quantization.simulation import simulate
 
     path = artifact.path.with_name("record.jsonl")
     sha256 = sha256_file(artifact.path)
@@ -64,6 +65,7 @@ def record_stage(
     lines = read_objects(path)
     done = {line.get("test"): line for line in lines if line.get("weights_sha256") == sha256}
     model, *_ = load_network(artifact.path)
+    simulate(model)  # one that learned in INT8 is counted so
     for test, judge in tests.items():
         if test not in done:
             done[test] = describe(recipe, artifact, teacher) | {"test": test, **judge(model)}
