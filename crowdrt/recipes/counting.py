@@ -5,9 +5,9 @@ Published runs begin with ImageNet's VGG-16 or VGG-19, except for SANet and MCNN
 rates CSRNet, BL and CAN learn little from nothing. Steps are the published epochs of the 300
 training photographs of ShanghaiTech A; Part B has 400.
 
-`...-cpu` are the same losses (but MCNN's) from scratch on narrow networks, with batch normalisation that is
-folded, AdamW, and crops at random scales. A step took 0.15 to 0.35 s of a core of a shared Xeon
-server, so 1200 are some minutes; SANet, whose map has a cell per pixel, took 1.4 s.
+`...-cpu` are the same losses (but MCNN's) from scratch on narrow networks, with batch normalisation
+that is folded, AdamW, and crops at random scales. A step took 0.15 to 0.35 s of a core of a shared
+Xeon server, so 1200 are some minutes; SANet, whose map has a cell per pixel, took 1.4 s.
 """
 
 from collections.abc import Iterator
@@ -35,8 +35,8 @@ PUBLISHED = TrainingConfig(
     batch_norm=False,
 )
 ON_A_CPU = TrainingConfig(steps=1200, batch_size=8, crop_px=192, initial="gaussian")
-# By squared errors MCNN's validation MAE on ShanghaiTech A was 318 after 400 steps of 4 crops, where
-# the mean count has about 300; by blocks it was 249 and falling.
+# By squared errors MCNN's validation MAE on ShanghaiTech A was 318 after 400 steps of 4 crops, the
+# mean count's being about 300; by blocks it was 249.
 CPU_LOSSES: dict[str, CountLoss] = {"mcnn": "blocks"}
 # On its way up to 1e-3 the ReLU behind SANet's map died after some 110 steps of ShanghaiTech A.
 SANET_RATE = 1e-4
