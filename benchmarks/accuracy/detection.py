@@ -7,6 +7,7 @@ detection counts, whatever its score: choosing a threshold is the measures' own 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isnan
 
 import numpy as np
 
@@ -16,16 +17,20 @@ from crowdrt.data.boxes.matching import (
     Flags,
     Floats,
     Pair,
+    average_precision,
     box_iou,
     count_people,
+    duplicates_per_person,
     interpolated_precision,
     ranked,
     share_inside,
     split,
+    suppressed,
 )
 from crowdrt.lazy import require
 
 COCO_IOUS = np.linspace(0.5, 0.95, 10)
+MIN_SCORE = 0.3  # of `crowdrt detect`
 FPPI = np.logspace(-2, 0, 9)  # where MR^-2 reads the miss rate
 MIN_MISS = 1e-10  # as in Dollár's toolbox: its logarithm is finite
 JI_SCORES = (np.arange(10) / 10).astype(np.float32)  # the thresholds of CrowdHuman's tool
@@ -43,10 +48,20 @@ class DetectionQuality:
     mr2: float  # lower is better
     ji: float
     recall: float
+    ap50_nms: float  # AP at IoU 0.5 behind non-maximum suppression: what that would still gain
+    duplicates: float | None  # more boxes per found person, from `min_score` on; None: nobody found
+    min_score: float  # of which `duplicates` alone takes notice
 
 
-def detection_quality(pairs: Sequence[Pair]) -> DetectionQuality | None:
-    """Return all measures, or None where nobody is to be found."""
+def detection_quality(
+    pairs: Sequence[Pair], *, min_score: float = MIN_SCORE
+) -> DetectionQuality | None:
+    """Return all measures, or None where nobody is to be found.
+
+    Args:
+        pairs: every detection of every photograph, beside what is there.
+        min_score: from which on a detection counts as a person, for duplicates alone.
+    """
     num_people = count_people(pairs)
     if not num_people:
         return None
@@ -62,6 +77,9 @@ def detection_quality(pairs: Sequence[Pair]) -> DetectionQuality | None:
         mr2=miss_rate_of(loose, num_people, len(pairs)),
         ji=jaccard_index(pairs),
         recall=float(loose.sum()) / num_people,
+        ap50_nms=average_precision([(suppressed(found), truth) for found, truth in pairs]),
+        duplicates=None if isnan(again := duplicates_per_person(pairs, min_score)) else again,
+        min_score=min_score,
     )
 
 

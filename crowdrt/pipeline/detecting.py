@@ -106,8 +106,10 @@ def detect_photographs(
         draw_all(engine, samples, people, request.overlay)
     annotated = [sample.image for sample in samples if sample.boxes is not None]
     made_by = calibration_images(annotated, [each.info for each in (engine, reference) if each])
-    quality = quality_of(samples, predictions, made_by)
-    before = quality_of(samples, expected, made_by) if expected else None
+    quality = quality_of(samples, predictions, made_by, request.min_score)
+    before = None
+    if expected:
+        before = quality_of(samples, expected, made_by, request.min_score)
     return Detected(
         rows=[as_row(sample, each) for sample, each in zip(samples, people, strict=True)],
         quality=quality,
@@ -138,12 +140,15 @@ def gate_of(
 
 
 def quality_of(
-    samples: Sequence[BoxSample], predictions: Sequence[BoxPrediction], left_out: Collection[Path]
+    samples: Sequence[BoxSample],
+    predictions: Sequence[BoxPrediction],
+    left_out: Collection[Path],
+    min_score: float,
 ) -> DetectionQuality | None:
     """Return the measures over the annotated photographs, if there are any with people."""
     pairs = zip(predictions, samples, strict=True)
     judged = [(p, s) for p, s in pairs if s.boxes is not None and s.image not in left_out]
-    return detection_quality([evaluated(p, s) for p, s in judged])
+    return detection_quality([evaluated(p, s) for p, s in judged], min_score=min_score)
 
 
 def draw_all(
@@ -197,7 +202,10 @@ def describe_quality(quality: DetectionQuality) -> str:
         ("Recall", quality.recall),
     ]
     shown = ", ".join(f"{name} {100 * value:.1f}" for name, value in figures)
+    again = "none" if quality.duplicates is None else f"{quality.duplicates:.2f}"
     return (
         f"{shown} % for {quality.num_people} people "
-        f"on {quality.num_images} annotated photographs, with every score"
+        f"on {quality.num_images} annotated photographs, with every score; "
+        f"{again} duplicates per person found from score {quality.min_score:g} on, "
+        f"and AP {100 * quality.ap50_nms:.1f} % behind suppression"
     )

@@ -23,6 +23,7 @@ from crowdrt.data.boxes.matching import (
     match,
     recall,
     share_inside,
+    suppressed,
 )
 
 
@@ -174,6 +175,26 @@ def test_nothing_found():
     assert (quality.num_images, quality.num_people) == (3, 3)
     assert (quality.ap50, quality.ap, quality.ji, quality.recall) == (0, 0, 0, 0)
     assert quality.mr2 == 1
+    assert (quality.ap50_nms, quality.duplicates) == (0, None)
+
+
+def test_suppression_removes_who_overlaps_a_better_one():
+    boxes = [(0, 0, 10, 10), (1, 0, 11, 10), (4, 0, 14, 10), (40, 0, 50, 10)]
+    left = suppressed(found(boxes, [0.5, 0.9, 0.4, 0.3]))  # IoU 9/11, 7/13 and 6/14
+    assert left.scores.tolist() == np.float32([0.9, 0.3]).tolist()
+    assert left.boxes.tolist() == [[1, 0, 11, 10], [40, 0, 50, 10]]
+    assert len(suppressed(found([], [])).scores) == 0
+
+
+def test_suppression_finds_what_duplicates_cost():
+    """One person found twice, another once, below the second box of the first."""
+    truth = annotated([person(0), person(1)])
+    pair = found([person(0), person(0), person(1)], [0.9, 0.8, 0.2]), truth
+    quality = detection_quality([pair])
+    assert (quality.duplicates, quality.min_score) == (1.0, 0.3)
+    assert quality.ap50 < quality.ap50_nms == 1
+    assert detection_quality([pair], min_score=0.85).duplicates == 0
+    assert detection_quality([pair], min_score=0.1).duplicates == 0.5
 
 
 def test_all_measures_at_once():

@@ -126,7 +126,17 @@ def test_a_count_that_is_no_number_does_not_hold():
 
 def quality(ap50):
     return DetectionQuality(
-        num_images=9, num_people=90, ap50=ap50, ap75=0.4, ap=0.4, mr2=0.5, ji=0.6, recall=0.7
+        num_images=9,
+        num_people=90,
+        ap50=ap50,
+        ap75=0.4,
+        ap=0.4,
+        mr2=0.5,
+        ji=0.6,
+        recall=0.7,
+        ap50_nms=ap50,
+        duplicates=0.0,
+        min_score=0.3,
     )
 
 
