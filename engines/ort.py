@@ -120,9 +120,7 @@ def save_optimised(
 
 def for_cpu(model: Path | bytes, graph: onnx.ModelProto) -> Path | bytes:
     """Return `model`, or its graph in the form that ONNX Runtime's CPU kernels are fast at."""
-    info = stored_info(graph, source=str(model) if isinstance(model, Path) else "the network")
-    learned = info is not None and info.trained_int8 is not None
-    unsigned = unsigned_activations(graph, clipped=learned)
+    unsigned = unsigned_activations(graph)
     changed = without_std(graph) if unsigned is None else with_fourth_channel(unsigned)
     return model if changed is None else changed.SerializeToString()
 

@@ -18,6 +18,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from crowdrt.onnx_file import stored_info
+
 MAKES_NON_NEGATIVE = ("Relu", "Abs")
 # Never negative if none of their inputs are; of a Resize only the modes that mix within range.
 KEEPS_NON_NEGATIVE = (
@@ -29,15 +31,8 @@ ZERO_POINTS = {True: "crowdrt_uint8_0", False: "crowdrt_uint8_128"}
 LAST_CODE = "crowdrt_uint8_127"
 
 
-def unsigned_activations(
-    model: onnx.ModelProto, *, clipped: bool = False
-) -> onnx.ModelProto | None:
-    """Return a copy of `model` with uint8 activations, or None where there are none to change.
-
-    Args:
-        model: with int8 activations.
-        clipped: end at code 127 where int8 does, at the price of a pass over the codes.
-    """
+def unsigned_activations(model: onnx.ModelProto) -> onnx.ModelProto | None:
+    """Return a copy of `model` with uint8 activations, or None where there are none to change."""
     changing = signed_quantizers(model.graph)
     if not changing:
         return None
@@ -56,7 +51,8 @@ def unsigned_activations(
     for value in [value for value in graph.value_info if value.name in codes]:
         graph.value_info.remove(value)
     ask_codes_for_shapes(graph, codes)
-    if clipped:
+    info = stored_info(model, source="the network")
+    if info is not None and info.trained_int8 is not None:
         clip_codes(graph, {name for name in codes if name in positive})
     return unsigned
 

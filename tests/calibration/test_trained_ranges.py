@@ -19,7 +19,7 @@ from crowdrt.contracts import METADATA_KEY, CalibrationConfig, Sample
 from crowdrt.data.preprocess import load_feed
 from crowdrt.engines.ort import OrtEngine
 from crowdrt.engines.rewrites.unsigned import unsigned_activations
-from crowdrt.errors import CalibrationError, ExportError, WeightsError
+from crowdrt.errors import CalibrationError, ExportError, RecipeError, WeightsError
 from crowdrt.export.onnx_export import export_onnx
 from crowdrt.int8 import TrainedInt8
 from crowdrt.learning import Quantization, TrainingConfig
@@ -33,6 +33,7 @@ from crowdrt.pipeline.networks import Origin
 from crowdrt.pipeline.stages import calibrate_stage
 from crowdrt.training.quantization.shaping import QuantizedShaping
 from crowdrt.training.quantization.simulation import simulate
+from crowdrt.verbs.precision import calibrate as verb
 
 WIDTHS = {"csrnet": Fraction(1, 16), "mcnn": Fraction(1, 4)}
 SAME = 1e-5  # sums of the float layers are in another order
@@ -160,8 +161,9 @@ def test_beyond_its_range_the_engine_stops_where_training_did(files, photographs
 def test_codes_are_clipped_before_anything_reads_them(files, tmp_path):
     _, float_path = files()
     model = onnx.load(calibrate_trained(float_path, tmp_path / "int8.onnx").path)
+    clipped = unsigned_activations(model)
+    set_info(model, replace(graph_info(model), trained_int8=None))
     assert not any(node.op_type == "Clip" for node in unsigned_activations(model).graph.node)
-    clipped = unsigned_activations(model, clipped=True)
     onnx.checker.check_model(clipped, full_check=True)
     zero = {node.output[0]: node.input[2] for node in clipped.graph.node
             if node.op_type == "QuantizeLinear"}  # fmt: skip
@@ -200,6 +202,15 @@ def test_calibrating_anew_forgets_what_was_learned(files, photographs, tmp_path,
     assert learned_form.sha256 != measured.sha256
     info = graph_info(measured.path)
     assert (info.trained_int8, info.weight_bits, len(info.calibrated_on)) == (None, 7, 2)
+
+
+def test_the_verb_needs_photographs_where_nothing_was_learned(files, tmp_path):
+    _, float_path = files()
+    verb(float_path, tmp_path / "int8.onnx")
+    assert graph_info(tmp_path / "int8.onnx").precision == "int8"
+    with pytest.raises(RecipeError, match="nothing says how far") as caught:
+        verb(float_path, tmp_path / "measured.onnx", ignore_trained=True)
+    assert "--images DIR" in caught.value.fix
 
 
 def test_other_networks_files_stay_as_they_were(tmp_path):
