@@ -12,6 +12,7 @@ import typer
 from crowdrt import __version__
 from crowdrt.entry import Verbs, run_app
 from crowdrt.verbs import engines, graph, machine, measure, networks, photographs, precision, whole
+from crowdrt.verbs.compare import compare
 from crowdrt.verbs.count import count
 from crowdrt.verbs.detect import detect
 from crowdrt.verbs.precisions import precisions
@@ -57,6 +58,7 @@ VERBS: dict[str, Callable[..., None]] = {  # in the order of the help page
     "import": networks.import_weights,
     "train": networks.train,
     "sweep": sweep,
+    "compare": compare,
     "export": graph.export,
     "complexity": networks.complexity,
     "calibrate": precision.calibrate,

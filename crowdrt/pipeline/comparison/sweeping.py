@@ -162,7 +162,8 @@ class Sweep:
         except Exception as error:
             if stopped(error):
                 raise
-            write_json(row.folder / FAILED, described(error))
+            names = {"recipe": row.recipe.name, "seed": row.seed}
+            write_json(row.folder / FAILED, names | described(error))
             say(f"{row.label} failed: {row.failure['problem']}")
             return True
         (row.folder / FAILED).unlink(missing_ok=True)

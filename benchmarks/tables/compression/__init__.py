@@ -1,0 +1,1 @@
+"""Methods of compression held side by side: SKT's Table 5, what was measured, and what follows."""

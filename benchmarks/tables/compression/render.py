@@ -1,0 +1,187 @@
+"""The comparison as people and programs read it: terminal, Markdown, CSV, JSON."""
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from crowdrt.benchmarks.labels import ABSENT, fixed, size_label
+from crowdrt.benchmarks.tables.compression.judgement import LEVEL, Judged, neighbours
+from crowdrt.benchmarks.tables.compression.printed import NAIVE
+from crowdrt.benchmarks.tables.compression.rows import CompressionRow
+
+HEADINGS = (
+    "method",
+    "form",
+    "MAE printed",
+    "MAE ours",
+    "RMSE printed",
+    "RMSE ours",
+    "budget",
+    "params, M",
+    "MACs, G",
+    "file, MB",
+    "CPU, ms",
+    "GPU, ms",
+    "peak, MiB",
+    "verdict",
+)
+LEFT = ("method", "form", "budget", "verdict")
+
+
+def spread(mean: float | None, deviation: float | None) -> str:
+    """Return `71.55 ± 0.42`, without a spread where there is one seed."""
+    tail = "" if deviation is None else f" ± {deviation:.2f}"
+    return ABSENT if mean is None else f"{mean:.2f}{tail}"
+
+
+def scaled(value: float | None, unit: float, decimals: int = 2) -> str:
+    """Return a figure in a larger unit."""
+    return fixed(None if value is None else value / unit, decimals)
+
+
+def budget(row: CompressionRow) -> str:
+    """Return what one training took: `600 steps, 2,400 crops, 14.3 min`."""
+    if row.steps is None or row.crops is None or row.minutes is None:
+        return ABSENT
+    seeds = f", {len(row.seeds)} seeds" if len(row.seeds) > 1 else ""
+    found = f"{row.steps:,} steps, {row.crops:,} crops, {row.minutes:.1f} min{seeds}"
+    return f"{found}; searched {row.search}" if row.search else found
+
+
+def texts(judged: Judged) -> tuple[str, ...]:
+    """Return a row's cells, in the order of `HEADINGS`."""
+    row, printed = judged.row, judged.row.printed
+    return (
+        row.method,
+        row.form,
+        printed.mae if printed else ABSENT,
+        spread(row.mean_mae, row.spread_mae),
+        printed.rmse if printed else ABSENT,
+        spread(row.mean_rmse, row.spread_rmse),
+        budget(row),
+        scaled(row.params, 1e6, 3),
+        scaled(row.macs, 1e9),
+        scaled(row.file_bytes, 1e6),
+        fixed(row.median_ms, 1),
+        fixed(row.gpu_ms),
+        fixed(row.peak_mib, 0),
+        judged.verdict,
+    )
+
+
+def terminal_table(rows: Sequence[Judged]) -> Table:
+    """Return the table for a terminal; rows of the front are bold, failed ones dim."""
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for heading in HEADINGS:
+        table.add_column(heading, justify="left" if heading in LEFT else "right")
+    for each in rows:
+        style = "bold" if each.on_front else "dim" if each.row.failure else ""
+        table.add_row(*(Text(cell) for cell in texts(each)), style=style)
+    return table
+
+
+def markdown(rows: Sequence[Judged]) -> str:
+    """Return the table as Markdown with its notes below it; rows of the front are bold."""
+    rule = "|" + "".join("---|" if name in LEFT else "--:|" for name in HEADINGS)
+    lines = [line(HEADINGS), rule]
+    for each in rows:
+        method, form, *others = texts(each)
+        mark = "**" if each.on_front else ""
+        lines.append(line((f"{mark}{method}{mark}", f"{mark}{form}{mark}", *others)))
+    return "\n".join([*lines, "", *(f"- {note}" for note in notes(rows))]) + "\n"
+
+
+def line(cells: Sequence[str]) -> str:
+    """Return one row of Markdown; a reason may hold any character."""
+    return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+
+
+def as_csv(rows: Sequence[Judged]) -> str:
+    """Return the same cells as comma-separated values."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(HEADINGS)
+    writer.writerows(texts(each) for each in rows)
+    return text.getvalue()
+
+
+def as_document(rows: Sequence[Judged]) -> dict[str, Any]:
+    """Return everything that is known, as `--json` prints it."""
+    return {
+        "rows": [
+            {
+                **asdict(each.row),
+                "mean_mae": each.row.mean_mae,
+                "spread_mae": each.row.spread_mae,
+                "printed": None if each.row.printed is None else each.row.printed._asdict(),
+                "on_front": each.on_front,
+                "dominated_by": each.dominated_by,
+                "verdict": each.verdict,
+            }
+            for each in rows
+        ],
+        "ranking": [
+            {
+                "better": found.better.label,
+                "worse": found.worse.label,
+                "people": found.people,
+                "test": found.test,
+                "p": found.p,
+                "exceeds_spread": found.exceeds,
+                "every_seed_agrees": found.apart,
+            }
+            for found in neighbours([each.row for each in rows])
+        ],
+    }
+
+
+def notes(judged: Sequence[Judged]) -> list[str]:
+    """Return what stands below the table, the differences of the ranking too."""
+    rows = [each.row for each in judged]
+    engines = {f"{row.engine} {row.engine_version}" for row in rows if row.median_ms is not None}
+    threads = {threads_of(row) for row in rows if row.median_ms is not None}
+    machines = {row.machine for row in rows if row.machine}
+    tests = {f"{row.test}, {row.num_images} images" for row in rows if row.mae}
+    sizes = {size_label(row.size) for row in rows}
+    found = [
+        "printed: SKT's Table 5, on the paper's budget and networks, which its text does not say; "
+        "quantized rows there are of full CSRNet, CP's has 6.89 M parameters, the others 1.02 M",
+        f"ours: {', '.join(sorted(tests)) or 'nothing tested'}; mean ± sample standard deviation "
+        "over seeds",
+    ]
+    if engines:
+        found.append(
+            f"CPU: medians of one interleaved race at {', '.join(sorted(sizes))}, of the seed that "
+            f"is the median by validation: {', '.join(sorted(engines))}, "
+            f"{', '.join(sorted(threads))}, {', '.join(sorted(machines))}"
+        )
+    found += [f"GPU: {gpu}" for gpu in sorted({row.gpu for row in rows if row.gpu})]
+    if not any(row.is_naive for row in rows):
+        found.append(f"no {NAIVE} was swept, so no row is held against one")
+    ranking = neighbours(rows)
+    if ranking:
+        found.append(
+            f"ranking by mean MAE; a difference exceeds the spread where p < {LEVEL:g}. With few "
+            "seeds only large differences can: three against three that all agree are one in "
+            "twenty by chance"
+        )
+    found += [each.said for each in ranking]
+    found += [
+        f"{row.label}: timing {row.timing}" for row in rows if row.timing not in ("", "valid")
+    ]
+    return found + [
+        f"{row.label}: seed {seed} failed: {why}"
+        for row in rows
+        for seed, why in row.lost_seeds.items()
+        if not row.failure
+    ]
+
+
+def threads_of(row: CompressionRow) -> str:
+    """Return `1 thread`, `2 threads`."""
+    return f"{row.num_threads} thread{'s' * (row.num_threads != 1)}"
