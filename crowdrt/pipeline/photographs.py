@@ -106,7 +106,7 @@ def calibration_images(
     They must not judge it: ranges that were taken from a photograph fit that photograph.
     """
     quantized = [info for info in files if info is not None and info.precision != "fp32"]
-    if not all(info.calibrated_on for info in quantized):
+    if not all(info.calibrated_on or info.trained_int8 for info in quantized):
         say("the network does not say on which photographs it was calibrated: make it again")
     digests = {image: sha256_file(image) for image in images} if quantized else {}
     return frozenset(

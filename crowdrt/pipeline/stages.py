@@ -137,9 +137,10 @@ def calibrate_stage(
     from crowdrt.calibration.trained import calibrate_trained
 
     if not ignore_trained and has_trained_ranges(onnx_path):
+        made = calibrate_trained(onnx_path, out, keep_float)
         seen = "; no photograph is looked at" if samples else ""
         say(f"{onnx_path.name}: its trained ranges and scales are used{seen}")
-        return calibrate_trained(onnx_path, out, keep_float)
+        return made
     images = [sample.image for sample in samples]
     return calibrate(onnx_path, images, out, config, keep_float, cache=cache)
 

@@ -30,6 +30,7 @@ from crowdrt.models.weights import load_network, save_weights
 from crowdrt.models.weights_info import describe_weights
 from crowdrt.onnx_file import graph_info, set_info
 from crowdrt.pipeline.networks import Origin
+from crowdrt.pipeline.photographs import calibration_images
 from crowdrt.pipeline.stages import calibrate_stage
 from crowdrt.training.quantization.shaping import QuantizedShaping
 from crowdrt.training.quantization.simulation import simulate
@@ -211,6 +212,12 @@ def test_the_verb_needs_photographs_where_nothing_was_learned(files, tmp_path):
     with pytest.raises(RecipeError, match="nothing says how far") as caught:
         verb(float_path, tmp_path / "measured.onnx", ignore_trained=True)
     assert "--images DIR" in caught.value.fix
+
+
+def test_no_photograph_is_missed_where_none_was_needed(files, tmp_path, capsys):
+    made = calibrate_trained(files()[1], tmp_path / "int8.onnx")
+    assert calibration_images([], [graph_info(made.path)]) == frozenset()
+    assert capsys.readouterr().err == ""
 
 
 def test_other_networks_files_stay_as_they_were(tmp_path):
