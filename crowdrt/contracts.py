@@ -25,6 +25,7 @@ Feeds = Mapping[str, npt.NDArray[Any]]
 DENSITY, COUNT = "density", "count"  # outputs of a graph
 NUM_DETECTIONS = 500  # that a detector lists per image: OneNet's number for CrowdHuman
 METADATA_KEY = "crowdrt"  # the ONNX metadata property that holds `GraphInfo` as JSON
+PRUNED = "pruned "  # before the width of a network that lost channels
 HASH_DIGITS = 16  # of a photograph's SHA-256, where a list of them has to be short
 
 
@@ -131,7 +132,7 @@ class GraphInfo:
     """What an exported ONNX file says of itself, in its metadata property `crowdrt`."""
 
     network: str
-    width: str  # "1", "1/4"
+    width: str  # "1", "1/4", "pruned 1/4"
     preprocessing: Preprocessing
     density_stride: int  # input pixels per density cell
     output: str = DENSITY  # what ships, of what the network offers

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from crowdrt.contracts import Size
+from crowdrt.contracts import PRUNED, Size
 from crowdrt.errors import ExportError
 from crowdrt.export.paper_accounting import count_paper_flops
 from crowdrt.lazy import require
@@ -58,7 +58,7 @@ class Complexity:
     """The cost of one image through the network that ships."""
 
     network: str
-    width: str  # "1", "1/4", "1/4, pruned"
+    width: str  # "1", "1/4", "pruned 1/4"
     size: Size  # height, width in pixels
     params: int
     macs: int
@@ -98,7 +98,7 @@ def complexity_of_weights(path: Path, size: Size | None = None) -> Complexity:
         ExportError: the image is too small, or something in the network cannot be counted.
     """
     model, network, width = load_outline(path)
-    return counted(model, network, f"{width}, pruned" if model.pruned else str(width), size)
+    return counted(model, network, PRUNED * model.pruned + str(width), size)
 
 
 def counted(model: Network, network: str, width: str, size: Size | None) -> Complexity:

@@ -17,7 +17,15 @@ from crowdrt.benchmarks.tables.table import Complexity, Operations, TableRow, ne
 from crowdrt.benchmarks.timing.race import Contender, RaceConfig, race
 from crowdrt.benchmarks.timing.records import append_records, read_records
 from crowdrt.console import out, say, show_table
-from crowdrt.contracts import CalibrationConfig, GraphInfo, Measurement, Recipe, Size, UInt8Image
+from crowdrt.contracts import (
+    PRUNED,
+    CalibrationConfig,
+    GraphInfo,
+    Measurement,
+    Recipe,
+    Size,
+    UInt8Image,
+)
 from crowdrt.data.synthetic.photographs import PX_PER_PERSON, crowd_photograph, generate
 from crowdrt.engines.base import open_engine
 from crowdrt.engines.machine import num_cores
@@ -300,7 +308,7 @@ def operations_of(rows: Sequence[Measurement]) -> Complexity:
     found: dict[tuple[str, str, Size], Operations] = {}
     for row in rows:
         key = (row.network, row.width, row.size)
-        if key not in found:
+        if key not in found and not row.width.startswith(PRUNED):  # whose cost its file knows
             cost = complexity(row.network, Fraction(row.width), row.size)
             found[key] = Operations(cost.params, cost.macs, cost.paper_flops)
     return found

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crowdrt import weights
-from crowdrt.contracts import GraphInfo, Recipe
+from crowdrt.contracts import PRUNED, GraphInfo, Recipe
 from crowdrt.engines.base import Engine
 from crowdrt.errors import RecipeError
 from crowdrt.manifest import sha256_file
@@ -54,7 +54,7 @@ class Origin:
         """Return what a graph of the network says of itself."""
         return GraphInfo(
             network=self.network,
-            width=str(self.width),
+            width=PRUNED * model.pruned + str(self.width),
             preprocessing=model.preprocessing,
             density_stride=model.density_stride,
             output=self.output or model.offers[0],

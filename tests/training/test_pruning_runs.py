@@ -101,7 +101,7 @@ def test_what_ships_has_the_budget_before_it_has_learned(data, start, method, tm
     path = tmp_path / "pruned.safetensors"
     save_weights(shipped, path, network="csrnet", width=WIDTH)
     whole, left = complexity("csrnet", WIDTH), complexity_of_weights(path)
-    assert left.width == "1/8, pruned"
+    assert left.width == "pruned 1/8"
     assert 0.2 * whole.macs < left.macs <= 0.3 * whole.macs
     assert left.params == sum(each.numel() for each in shipped.parameters()) < whole.params
 
@@ -249,7 +249,8 @@ def test_what_is_exported_costs_and_counts_what_was_claimed(data, start, tmp_pat
     onnx = export_stage(origin, tmp_path / "pruned.onnx", size=(96, 128)).path
 
     claimed, found = complexity_of_weights(path, (96, 128)), inspect_path(onnx, None)
-    assert found["macs"] == claimed.macs < complexity("csrnet", WIDTH, (96, 128)).macs
+    assert (found["params"], found["macs"]) == (claimed.params, claimed.macs)
+    assert claimed.macs < complexity("csrnet", WIDTH, (96, 128)).macs
     pixels = torch.randint(256, (1, 3, 96, 128), dtype=torch.uint8).numpy()
     ours = open_eager("csrnet", WIDTH, path, 1).run({"image": pixels})
     theirs = OrtEngine(onnx).run({"image": pixels})
