@@ -1,8 +1,10 @@
 """Ranges that a network learned travel to its INT8 file, whose counts are those of training."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +16,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from crowdrt import weights as shipped_weights
 from crowdrt.calibration.trained import calibrate_trained
-from crowdrt.contracts import METADATA_KEY, CalibrationConfig, Sample
+from crowdrt.contracts import IMAGENET, METADATA_KEY, CalibrationConfig, Sample
+from crowdrt.data.heads.shanghaitech import shanghaitech
 from crowdrt.data.preprocess import load_feed
 from crowdrt.engines.ort import OrtEngine
 from crowdrt.engines.rewrites.unsigned import unsigned_activations
@@ -38,6 +42,7 @@ from crowdrt.verbs.precision import calibrate as verb
 
 WIDTHS = {"csrnet": Fraction(1, 16), "mcnn": Fraction(1, 4)}
 SAME = 1e-5  # sums of the float layers are in another order
+STUDENT = shipped_weights.FOLDER / "csrnet-quarter.safetensors"
 QAT = Quantization(method="qat", start="csrnet-quarter")
 
 
@@ -48,30 +53,48 @@ def picture(seed: int, size=(88, 120)) -> np.ndarray:
     return np.asarray(Image.fromarray(coarse).resize(size[::-1], Image.Resampling.BICUBIC))
 
 
-def learned(folder: Path, network: str, options: Quantization) -> Path:
-    """Write weights that were shaped by a few forward passes; nothing else is learned."""
+def drawn(network: str, out: Path) -> Path:
+    """Write weights that nobody trained, with biases."""
     torch.manual_seed(3)
-    config = TrainingConfig(batch_norm=False, precision="32-true", quantization=options)
-    shaping = QuantizedShaping(config)
-    width = WIDTHS[network]
-    model = build_model(network, width)
+    model = build_model(network, WIDTHS[network])
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.normal_(module.bias, std=0.1)
+    save_weights(model, out, network=network, width=WIDTHS[network])
+    return out
+
+
+def shaped(
+    start: Path,
+    network: str,
+    width: Fraction,
+    images: Sequence[np.ndarray],
+    options: Quantization,
+    out: Path,
+) -> Path:
+    """Write weights as QAT or DoReFa ships them, ranges seen on `images`; nothing is learned."""
+    config = TrainingConfig(batch_norm=False, precision="32-true", quantization=options)
+    shaping = QuantizedShaping(config)
+    model, *_ = load_network(start)
     normalise = Normalise(model.preprocessing)
     learning = shaping.begin(model).train()
-    for seed in range(4):
-        pixels = torch.from_numpy(picture(seed).transpose(2, 0, 1).copy())[None]
+    for image in images:
         with torch.no_grad():
-            learning(normalise(pixels[:, : model.preprocessing.num_channels]))
+            learning(normalise(torch.from_numpy(image)))
     shipped = shaping.ship(build_model(network, width), learning.state_dict())
-    path = folder / f"{network}-{options.method}.safetensors"
-    save_weights(shipped, path, network=network, width=width)
-    return path
+    save_weights(shipped, out, network=network, width=width)
+    return out
 
 
-def exported(weights: Path, network: str) -> Path:
-    origin = Origin(network=network, width=WIDTHS[network], weights=weights)
+def learned(folder: Path, network: str, options: Quantization) -> Path:
+    channels = build_model(network).preprocessing.num_channels
+    images = [picture(seed).transpose(2, 0, 1)[np.newaxis, :channels].copy() for seed in range(4)]
+    start = drawn(network, folder / "start.safetensors")
+    return shaped(start, network, WIDTHS[network], images, options, folder / "shaped.safetensors")
+
+
+def exported(weights: Path, network: str, width: Fraction | None = None) -> Path:
+    origin = Origin(network=network, width=width or WIDTHS[network], weights=weights)
     model = origin.build()
     return export_onnx(
         model, origin.graph_info(model), weights.with_suffix(".onnx"), size=None
@@ -132,6 +155,29 @@ def test_the_engine_computes_what_training_simulates(files, photographs, tmp_pat
         assert apart(found["density"], wanted) < SAME
         assert found["count"] == pytest.approx(wanted.sum(), rel=1e-4)
         assert apart(plain.run({"image": image})["density"], wanted) > 100 * SAME
+
+
+@pytest.mark.data
+def test_the_shipped_student_in_int8_counts_what_was_simulated(data_root, smallest, tmp_path):
+    """A thousand times closer than measured ranges bring the same weights to their float counts."""
+    root = data_root / "ShanghaiTech"
+    training, test = (smallest(shanghaitech(root, "A", part), 4) for part in ("train", "test"))
+    pixels = [load_feed(each.image, IMAGENET) for each in training]
+    weights = shaped(STUDENT, "csrnet", Fraction(1, 4), pixels, QAT, tmp_path / "s.safetensors")
+    float_path = exported(weights, "csrnet", Fraction(1, 4))
+    config = CalibrationConfig(weight_bits=8)
+    stage = partial(calibrate_stage, float_path, training, config=config)
+    paths = stage(tmp_path / "a.onnx").path, stage(tmp_path / "b.onnx", ignore_trained=True).path
+    learned, measured, plain = (OrtEngine(path, num_threads=1) for path in (*paths, float_path))
+    moved = []
+    for each in test:
+        image = load_feed(each.image, IMAGENET)
+        wanted = simulated(weights, image).sum()
+        counts = [float(e.run({"image": image})["count"][0]) for e in (learned, measured, plain)]
+        moved.append((abs(counts[0] / wanted - 1), abs(counts[1] / counts[2] - 1)))
+    ours, theirs = np.mean(moved, axis=0)
+    print(f"INT8 against simulated: {ours:.1e}; measured ranges against float: {theirs:.1e}")
+    assert ours < 1e-3 * theirs
 
 
 def test_parity_notices_one_scale_that_is_two_percent_off(files, photographs, tmp_path):
