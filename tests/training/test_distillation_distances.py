@@ -37,6 +37,8 @@ def test_attention_forgets_scale_and_how_many_channels_share_it():
 
 def test_attention_by_hand():
     """Squares summed by location: (9 + 16, 0) against (0, 4): a right angle, half of root 2."""
+    [there, here] = attention(maps([3, 1], [-4, 0]))[0].tolist()
+    assert there / here == pytest.approx(9 + 16)
     ours, theirs = maps([3, 0], [-4, 0]), maps([0, 2])
     assert attention(ours).tolist() == [[1, 0]]
     assert attention_distance([ours], [theirs], mean=True).item() == pytest.approx(HALF)

@@ -16,6 +16,7 @@ from crowdrt.training import loop
 from crowdrt.training.counting.crops import SampleGroup
 from crowdrt.training.counting.sets import TrainingSet
 from crowdrt.training.counting.task import DensityTask
+from crowdrt.training.distillation.student import TappedStudent
 from crowdrt.training.distillation.task import distillation_task
 from crowdrt.training.loop import steps, train
 from crowdrt.training.run import Run
@@ -89,7 +90,9 @@ def test_every_method_learns_by_its_terms_and_the_student_ships_alone(
 @every_method
 def test_every_network_of_skt_learns(data, teacher, method, network):
     loss = {"bl": "bayesian", "sanet": "sanet"}[network]
-    learning = task(data, teacher(network), method, network, config=replace(TINY, loss=loss))
+    stages = 2 if "first_stage" in METHODS[method] else 1
+    config = replace(TINY, loss=loss, steps=stages)
+    learning = task(data, teacher(network), method, network, config=config)
     found = list(steps(run := Run(learning)))
     soft = {name for name in found[-1] if "soft_" in name}
     assert bool(soft) == (method in ("fitnets", "dml"))
@@ -114,12 +117,68 @@ def test_gradients_reach_the_student_and_never_the_teacher(data, teacher, method
 @pytest.mark.parametrize("method", ["fitnets", "nst", "at", "ab"])
 def test_a_student_comes_nearer_to_its_teacher(data, teacher, method):
     """What the distances are for: they sink, by more than from batch to batch."""
-    config = replace(TINY, steps=30, learning_rate=0.01)
+    config = replace(TINY, steps=20, learning_rate=0.01)
     weight = {"nst": 100.0, "at": 100.0}.get(method, 1.0)
     stages = {"first_stage": 0.97} if method in ("fitnets", "ab") else {}
     run = Run(task(data, teacher(), method, config=config, weight=weight, **stages))
     found = [terms[method] for terms in steps(run) if method in terms]
     assert sum(found[-5:]) < 0.8 * sum(found[:5])
+
+
+def test_a_peers_map_is_learned_from_and_does_not_learn_from_it(data):
+    run = Run(task(data, None, "dml"))
+    terms = run.task.losses(run.model, run.batches(0)[0], device=torch.device("cpu"))
+    student, peer = (list(each.parameters()) for each in (run.module.student, run.module.peer))
+    for name, learns, stays in (
+        ("soft_blocks", student, peer),
+        ("peer_soft_blocks", peer, student),
+    ):
+        grads = torch.autograd.grad(
+            terms[name], learns + stays, retain_graph=True, allow_unused=True
+        )
+        assert grads[0].abs().sum() > 0
+        assert all(each is None for each in grads[len(learns) :])
+
+
+def test_ab_sees_values_before_the_relu_and_at_behind_it(data, teacher):
+    path = teacher()
+    for method, below in (("ab", True), ("at", False)):
+        learning = task(data, path, method)
+        image, _ = learning.on_device(learning.batch(0, range(2)), torch.device("cpu"))
+        _, theirs = learning.ask_teacher(image)
+        student = learning.build()
+        student.adapters = nn.ModuleList(nn.Identity() for _ in theirs)
+        for ours in (student.forward_train(image).features, theirs):
+            assert [bool((each < 0).any()) for each in ours] == [below] * 6
+
+
+@pytest.mark.parametrize("method", ["fitnets", "ab"])
+def test_an_answer_that_is_not_learned_from_is_not_returned(data, teacher, monkeypatch, method):
+    """Several devices would wait for the gradients of its layers."""
+    run = Run(task(data, teacher(), method))
+    returned = []
+    forward = TappedStudent.forward_train
+
+    def watched(student, image, **options):
+        returned.append(forward(student, image, **options))
+        return returned[-1]
+
+    monkeypatch.setattr(TappedStudent, "forward_train", watched)
+    list(steps(run))
+    assert [answer.density for answer in returned] == [None]
+    assert forward(run.module, torch.randn(1, 3, 64, 64)).density.shape == (1, 1, 8, 8)
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "dml"])
+def test_a_weight_multiplies_the_distance_alone(data, teacher, method):
+    path = teacher()
+    plain, heavy = (
+        run.learn(run.batches(0))
+        for run in (Run(task(data, path, method, weight=weight)) for weight in (1.0, 3.0))
+    )
+    assert heavy.pop(method) == pytest.approx(3 * plain.pop(method), rel=1e-4)
+    assert heavy.pop("loss") != plain.pop("loss")
+    assert heavy == pytest.approx(plain, rel=1e-4)
 
 
 def test_peers_come_nearer_to_each_other(data):
@@ -192,30 +251,29 @@ def test_the_weight_of_the_teachers_map_is_linear_over_the_second_stage(data, te
     assert weights == [4.0, 2.5, 1.0]
 
 
-@pytest.mark.parametrize("method", ["fitnets", "ab"])
+@pytest.mark.parametrize(("method", "stop"), [("fitnets", 1), ("ab", 3)])
 def test_a_run_killed_in_either_stage_ends_with_the_same_bytes(
-    data, teacher, tmp_path, monkeypatch, method
+    data, teacher, tmp_path, monkeypatch, method, stop
 ):
     """The optimiser has no moments yet of layers that the first stage leaves out."""
     config = replace(TINY, steps=4, average=0.9)
     path = teacher()
     whole = train(task(data, path, method, config=config), tmp_path / "whole", save_every=1)
-    for stop in (1, 3):
-        out = tmp_path / f"killed-{stop}"
-        save = loop.save
+    save = loop.save
 
-        def save_and_stop(run, *args, stop=stop, save=save, **named):
-            save(run, *args, **named)
-            if run.step == stop:
-                raise KeyboardInterrupt
+    def save_and_stop(run, *args, **named):
+        save(run, *args, **named)
+        if run.step == stop:
+            raise KeyboardInterrupt
 
-        with monkeypatch.context() as patch:
-            patch.setattr(loop, "save", save_and_stop)
-            with pytest.raises(KeyboardInterrupt):
-                train(task(data, path, method, config=config), out, save_every=1)
-        assert (out / "checkpoint.safetensors").is_file()
-        resumed = train(task(data, path, method, config=config), out, save_every=1)
-        assert sha256_file(resumed.path) == sha256_file(whole.path)
+    out = tmp_path / "killed"
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "save", save_and_stop)
+        with pytest.raises(KeyboardInterrupt):
+            train(task(data, path, method, config=config), out, save_every=1)
+    assert (out / "checkpoint.safetensors").is_file()
+    resumed = train(task(data, path, method, config=config), out, save_every=1)
+    assert sha256_file(resumed.path) == sha256_file(whole.path)
 
 
 def test_every_method_begins_with_the_student_that_learns_alone(data, teacher):
@@ -261,12 +319,10 @@ def test_peers_that_would_begin_alike_are_refused(data, teacher):
         distillation_task("csrnet", NARROW, config, data, teacher=None, pretrained=teacher())
 
 
-def test_another_teacher_is_another_run(data, teacher, tmp_path):
-    first = teacher()
-    assert not train(task(data, first, "at"), tmp_path / "run").reused
-    assert train(task(data, first, "at"), tmp_path / "run").reused
-    wider = teacher(width=Fraction(1, 4))
-    assert not train(task(data, wider, "at"), tmp_path / "run").reused
+def test_another_teacher_is_another_run(data, teacher):
+    path, wider = teacher(), teacher(width=Fraction(1, 4))
+    first, same, other = (task(data, each, "at").made_from() for each in (path, path, wider))
+    assert first == same != other
 
 
 @pytest.mark.parametrize(
