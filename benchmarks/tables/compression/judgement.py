@@ -131,7 +131,8 @@ def judge(rows: Sequence[CompressionRow]) -> list[Judged]:
     racing = [row for row in comparable(rows) if row.median_ms is not None]
     points = [(fmean(row.mae), row.median_ms or 0.0) for row in racing]
     by = dict(zip(map(id, racing), dominators(points), strict=True))
-    naive = next((row for row in comparable(rows) if row.is_naive), None)
+    students = [row for row in comparable(rows) if row.is_naive]
+    naive = min(students, key=lambda row: fmean(row.mae), default=None)
     found = []
     for row in rows:
         beaten = by.get(id(row))
@@ -148,7 +149,7 @@ def judge(rows: Sequence[CompressionRow]) -> list[Judged]:
 
 def beside_naive(row: CompressionRow, naive: CompressionRow | None) -> str:
     """Say whether a method was worth it: its errors beside those of the student without one."""
-    if naive is None or row is naive or row.method == TEACHER or not row.mae or row.failure:
+    if naive is None or row.is_naive or row.method == TEACHER or not row.mae or row.failure:
         return ""
     found = difference(row, naive)
     if found.better is not row or found.people == 0:

@@ -26,6 +26,7 @@ COMBINED = "#0f8a5f"
 MARKERS = {"fp32": "o", "int8 PTQ": "s", "int8 trained": "D", "fp32 eager": "^"}
 LOG_FROM = 6.0  # ratio of the slowest to the fastest from which the axis is logarithmic
 FAINT, GRID = "#667085", "#e4e7ec"
+BORDER_PX = 2.0  # around a name
 PIECES = 40  # of a line between two corners of the front
 SIZE_IN = (12.0, 8.0)
 DPI = 150
@@ -40,6 +41,14 @@ def compression_plot(rows: Sequence[Judged]) -> bytes | None:
     shown = [each for each in rows if each.row.mae and each.row.median_ms]
     if not shown:
         return None
+    figure, _ = drawn(shown)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=DPI)
+    return buffer.getvalue()
+
+
+def drawn(shown: Sequence[Judged]) -> "tuple[Figure, Axes]":
+    """Return the plot, everything in its place."""
     figure, axes = canvas()
     times = [each.row.median_ms or 0.0 for each in shown]
     if max(times) / min(times) > LOG_FROM:
@@ -54,9 +63,7 @@ def compression_plot(rows: Sequence[Judged]) -> bytes | None:
     name_axes(axes, shown)
     legend(axes, shown)
     place_labels(figure, axes, shown)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI)
-    return buffer.getvalue()
+    return figure, axes
 
 
 def front_of(shown: Sequence[Judged]) -> list[tuple[float, float]]:
@@ -177,25 +184,30 @@ def front_boxes(axes: "Axes", shown: Sequence[Judged]) -> list[Any]:
 
 def best_place(axes: "Axes", each: Judged, taken: Sequence[Any], inside: Any, renderer: Any) -> Any:
     """Write a point's name at the nearest place that covers least; return the pixels it takes."""
+    measured = written(axes, each, DISTANCES_PT[0], DIRECTIONS[0])
+    box = text_box(measured, renderer)
+    measured.remove()
     tried = []
     for distance, direction in product(DISTANCES_PT, DIRECTIONS):
-        text = written(axes, each, distance, direction)
-        box = text_box(text, renderer)
-        text.remove()
-        covered = sum(overlap(box, other) for other in taken) + 4 * outside(box, inside)
-        tried.append((covered, distance, direction, box))
+        there = moved(axes, each, box, distance, direction)
+        covered = sum(overlap(there, other) for other in taken) + 4 * outside(there, inside)
+        tried.append((covered, distance, direction))
         if covered == 0:
             break
-    _, distance, direction, box = min(tried, key=lambda each: each[0])
-    written(axes, each, distance, direction)
-    return box
+    _, distance, direction = min(tried, key=lambda each: each[0])
+    return text_box(written(axes, each, distance, direction), renderer)
 
 
-def text_box(text: Any, renderer: Any) -> Any:
-    """Return the pixels of a name, without the line to its point."""
-    text.update_positions(renderer)
-    text_class = require("matplotlib.text", extra="report").Text
-    return text_class.get_window_extent(text, renderer).padded(1.5)
+def moved(
+    axes: "Axes", each: Judged, box: Any, distance: float, direction: tuple[float, float]
+) -> Any:
+    """Return the pixels that a name of this size would take some way off its point."""
+    x, y = axes.transData.transform((each.row.median_ms or 0.0, each.row.mean_mae or 0.0))
+    per_pt = axes.figure.dpi / 72
+    x, y = x + distance * direction[0] * per_pt, y + distance * direction[1] * per_pt
+    left = x - BORDER_PX if direction[0] > 0 else x - box.width + BORDER_PX
+    bbox = require("matplotlib.transforms", extra="report").Bbox
+    return bbox.from_bounds(left, y - box.height / 2, box.width, box.height)
 
 
 def written(axes: "Axes", each: Judged, distance: float, direction: tuple[float, float]) -> Any:
@@ -214,6 +226,13 @@ def written(axes: "Axes", each: Judged, distance: float, direction: tuple[float,
         va="center",
         arrowprops={"arrowstyle": "-", "color": colour(row.kind), "linewidth": 0.5, "alpha": 0.6},
     )
+
+
+def text_box(text: Any, renderer: Any) -> Any:
+    """Return the pixels of a name, without the line to its point."""
+    text.update_positions(renderer)
+    text_class = require("matplotlib.text", extra="report").Text
+    return text_class.get_window_extent(text, renderer).padded(BORDER_PX)
 
 
 def overlap(one: Any, other: Any) -> float:

@@ -81,8 +81,8 @@ class CompressionRow:
 
     @property
     def is_naive(self) -> bool:
-        """Whether it is the student that nothing was done for, as it was trained."""
-        return self.method == NAIVE and self.form == "fp32"
+        """Whether it is a student that nothing was done for, as it was trained."""
+        return self.kind == "none" and self.form == "fp32"
 
     @property
     def printed(self) -> PrintedErrors | None:
@@ -97,7 +97,12 @@ def ordered(rows: Sequence[CompressionRow]) -> list[CompressionRow]:
     methods = list(SKT_TABLE_5)
     place = {method: number for number, method in enumerate(methods)}
     first = {TEACHER: -2, NAIVE: -1}
-    return sorted(rows, key=lambda row: first.get(row.method, place.get(row.method, len(methods))))
+
+    def key(row: CompressionRow) -> int:
+        method = row.method.partition(" (")[0]  # a variant stands beside its method
+        return first.get(method, place.get(method, len(methods)))
+
+    return sorted(rows, key=key)
 
 
 def row_line(row: CompressionRow) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from crowdrt.benchmarks.tables.compression import plot, render
 from crowdrt.benchmarks.tables.compression.judgement import Judged, judge
-from crowdrt.benchmarks.tables.compression.printed import NAIVE, TEACHER
+from crowdrt.benchmarks.tables.compression.printed import TEACHER
 from crowdrt.benchmarks.tables.compression.rows import CompressionRow, ordered, row_line
 from crowdrt.benchmarks.timing.race import Contender, RaceConfig, race
 from crowdrt.benchmarks.timing.records import append_records, read_records
@@ -16,7 +16,7 @@ from crowdrt.console import say, show_table, tell
 from crowdrt.contracts import Artifact, Measurement, Size, default_gates
 from crowdrt.errors import BenchmarkError
 from crowdrt.export.complexity import Complexity, complexity_of_weights
-from crowdrt.manifest import write_json, write_whole
+from crowdrt.manifest import cannot_write, write_json, write_whole
 from crowdrt.pipeline.comparison.entrants import Entrant, entrants_of, origin_of, teacher_of
 from crowdrt.pipeline.comparison.forms import (
     EAGER,
@@ -62,14 +62,13 @@ def compare_stage(sweep: Path, out: Path, options: CompareOptions) -> list[Judge
         RecipeError: the named teacher has not taught it.
     """
     entrants, test = entrants_of(sweep, options.test)
+    check_folder(out)
     check_photographs(sweep, options.data)
     photos = photographs_of(options.data, test)
     teacher = teacher_of(sweep, options.teacher)
     everyone = [*([teacher] if teacher else []), *entrants]
     if teacher is None:
         say("no row names a teacher whose weights are here: none is compared")
-    if not any(entrant.method == NAIVE for entrant in entrants):
-        say("no student without a method was swept: rows are held against none")
     kept = {"store": options.store, "num_threads": options.num_threads}
     forms = [
         form
@@ -84,6 +83,14 @@ def compare_stage(sweep: Path, out: Path, options: CompareOptions) -> list[Judge
     judged = judge(ordered(rows))
     write_results(judged, out)
     return judged
+
+
+def check_folder(out: Path) -> None:
+    """Refuse a folder that cannot be written to before minutes of work, not after them."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(out, error) from error
 
 
 def check_photographs(sweep: Path, data: Path) -> None:

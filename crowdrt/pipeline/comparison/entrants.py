@@ -93,8 +93,8 @@ def entrants_of(sweep: Path, test: str | None) -> tuple[list[Entrant], str]:
     chosen = test_of(records, test, sweep)
     names = dict.fromkeys(record["recipe"] for record in records)
     failed = failures(sweep)
-    found = [entrant(sweep, name, records, chosen, failed.pop(name, {})) for name in names]
-    found += [entrant(sweep, name, records, chosen, lost) for name, lost in failed.items()]
+    found = [entrant(sweep, name, records, chosen, failed.pop(name, ())) for name in names]
+    found += [entrant(sweep, name, records, chosen, rows) for name, rows in failed.items()]
     return disambiguated(found), chosen
 
 
@@ -116,19 +116,21 @@ def test_of(records: Sequence[Record], test: str | None, sweep: Path) -> str:
     return test
 
 
-def failures(sweep: Path) -> dict[str, dict[str, str]]:
-    """Return why rows failed, by recipe and seed; those that were finished later did not."""
-    found: dict[str, dict[str, str]] = {}
+def failures(sweep: Path) -> dict[str, list[dict[str, Any]]]:
+    """Return what is known of rows that failed, by recipe; those finished later did not."""
+    found: dict[str, list[dict[str, Any]]] = {}
     for path in sorted(sweep.glob(f"*/*/{FAILED}")):
-        if not (path.parent / DONE).is_file():
-            why = read_object(path)
-            name = str(why.get("recipe", path.parent.parent.name))
-            found.setdefault(name, {})[path.parent.name] = str(why.get("problem", "unknown"))
+        if not (path.parent / DONE).is_file() and "recipe" in (why := read_object(path)):
+            found.setdefault(why["recipe"], []).append(why)
     return found
 
 
 def entrant(
-    sweep: Path, recipe: str, records: Sequence[Record], test: str, lost: Mapping[str, str]
+    sweep: Path,
+    recipe: str,
+    records: Sequence[Record],
+    test: str,
+    failed: Sequence[Mapping[str, Any]],
 ) -> Entrant:
     """Return a recipe's networks: of a seed that two machines trained, the one that lies here."""
     finished = {
@@ -143,10 +145,12 @@ def entrant(
             if path is not None or record["seed"] not in by_seed:
                 network = Network(seed=record["seed"], weights=path, record=record)
                 by_seed[record["seed"]] = network
-    settings = next((found["settings"] for _, found in finished.values()), None)
+    rows = [*(row for _, row in finished.values()), *failed]
+    settings = next((row["settings"] for row in rows if "settings" in row), None)
     if settings is None and (known := recipe_of(recipe)):
         settings = settings_of(known)
-    method, kind = method_of(settings) if settings else (recipe, "none")
+    method, kind = (recipe, "unknown") if settings is None else method_of(settings)
+    lost = {str(why["seed"]): str(why["problem"]) for why in failed}
     networks = [by_seed[seed] for seed in sorted(by_seed)]
     return Entrant(recipe=recipe, method=method, kind=kind, networks=networks, lost=lost)
 

@@ -162,8 +162,12 @@ class Sweep:
         except Exception as error:
             if stopped(error):
                 raise
-            names = {"recipe": row.recipe.name, "seed": row.seed}
-            write_json(row.folder / FAILED, names | described(error))
+            about = {
+                "recipe": row.recipe.name,
+                "seed": row.seed,
+                "settings": settings_of(row.recipe),
+            }
+            write_json(row.folder / FAILED, about | described(error))
             say(f"{row.label} failed: {row.failure['problem']}")
             return True
         (row.folder / FAILED).unlink(missing_ok=True)
