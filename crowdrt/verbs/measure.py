@@ -36,7 +36,7 @@ def table(
     name: Annotated[
         str,
         typer.Argument(
-            help="skt-1|2|3|4|6|7|8|9, deepcount-2|3|4|5|6|7|8|9 or dsla-2|3|4|5|6|7|8."
+            help="skt-1|2|3|4|5|6|7|8|9, deepcount-2|3|4|5|6|7|8|9 or dsla-2|3|4|5|6|7|8."
         ),
     ],
     costs: Annotated[
@@ -48,7 +48,7 @@ def table(
         list[Path] | None,
         typer.Option(
             help="skt-8: read these records instead of measuring. Accuracy: training records, "
-            "instead of results/training.jsonl; may be repeated."
+            "instead of results/training.jsonl; may be repeated. skt-5: what crowdrt compare wrote."
         ),
     ] = None,
     output: Annotated[
@@ -64,7 +64,11 @@ def table(
     """Show a paper's table, the printed column beside ours; skt-8 races its networks."""
     from crowdrt.pipeline.measuring import paper_table, show_paper_table
     from crowdrt.pipeline.tables.accuracy import shown_table
+    from crowdrt.pipeline.tables.compression import show_skt_5
 
+    if name == "skt-5":
+        show_skt_5(records, markdown=markdown, as_json=as_json)
+        return
     if costs or name != "skt-8":
         shown = shown_table(name, records)
         if as_json:

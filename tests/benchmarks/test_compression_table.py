@@ -196,7 +196,10 @@ def test_every_form_holds_the_same_cells(judged):
     written = list(csv.reader(io.StringIO(render.as_csv(judged))))
     assert written == [list(render.HEADINGS), *cells]
     text = render.markdown(judged)
-    assert "| **SKT** | **fp32** | 71.55 | 71.00 ± 1.00 | 114.40 | 106.50 ± 1.50 |" in text
+    assert (
+        "| **SKT** | **fp32** | 1/8-CSRNet | 71.55 | 71.00 ± 1.00 | 114.40 | 106.50 ± 1.50 |"
+        in text
+    )
     assert "600 steps, 2,400 crops, 14.3 min, 3 seeds; searched learning_rate" in text
     assert "failed: a \\| in its reason" in text
     assert "- SKT int8 PTQ: timing shared: by others" in text
@@ -204,6 +207,12 @@ def test_every_form_holds_the_same_cells(judged):
     document = json.loads(json.dumps(render.as_document(judged)))
     assert [each["on_front"] for each in document["rows"]] == [False, True, True, False]
     assert [each["worse"] for each in document["ranking"]] == ["SKT int8 PTQ", "naive student fp32"]
+
+
+def test_pruned_networks_are_named_by_what_they_were():
+    pruned = row("L1Filter + SKT", kind="pruning + distillation", width="1/4")
+    assert render.network_of(pruned) == "1/4-CSRNet, pruned"
+    assert render.network_of(row("SKT")) == "1/8-CSRNet"
 
 
 def test_records_are_read_as_they_were_written(judged, tmp_path):

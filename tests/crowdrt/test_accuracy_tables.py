@@ -117,7 +117,7 @@ def test_refusals_say_what_would_do(crowdrt, records, tmp_path):
     several = crowdrt("table", "skt-8", "--records", path, "--records", path)
     assert several.code == 1
     assert "one file of records, not 2" in several.err
-    unknown = crowdrt("table", "skt-5")
+    unknown = crowdrt("table", "skt-10")
     assert unknown.code == 1
-    assert "table 'skt-5' is unknown" in unknown.err
+    assert "table 'skt-10' is unknown" in unknown.err
     assert "deepcount-9, dsla-2" in unknown.err

@@ -115,6 +115,8 @@ class Judged:
     def verdict(self) -> str:
         """Return what a reader has to know of the row; reasons of length stand in the notes."""
         row = self.row
+        if not row.recipe:
+            return "not run"
         if row.failure:
             return f"failed: {row.failure}"
         parts = []

@@ -9,7 +9,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from crowdrt.benchmarks.labels import ABSENT, fixed, size_label
+from crowdrt.benchmarks.labels import ABSENT, fixed, network_label, size_label
 from crowdrt.benchmarks.tables.compression.judgement import LEVEL, Judged, neighbours
 from crowdrt.benchmarks.tables.compression.printed import NAIVE
 from crowdrt.benchmarks.tables.compression.rows import CompressionRow
@@ -17,6 +17,7 @@ from crowdrt.benchmarks.tables.compression.rows import CompressionRow
 HEADINGS = (
     "method",
     "form",
+    "network",
     "MAE printed",
     "MAE ours",
     "RMSE printed",
@@ -30,7 +31,7 @@ HEADINGS = (
     "peak, MiB",
     "verdict",
 )
-LEFT = ("method", "form", "budget", "verdict")
+LEFT = ("method", "form", "network", "budget", "verdict")
 
 
 def spread(mean: float | None, deviation: float | None) -> str:
@@ -42,6 +43,14 @@ def spread(mean: float | None, deviation: float | None) -> str:
 def scaled(value: float | None, unit: float, decimals: int = 2) -> str:
     """Return a figure in a larger unit."""
     return fixed(None if value is None else value / unit, decimals)
+
+
+def network_of(row: CompressionRow) -> str:
+    """Return `1/8-CSRNet`; what a pruned one was before, since its layers have no common width."""
+    if not row.network:
+        return ABSENT
+    pruned = "pruning" in row.kind.split(" + ")
+    return network_label(row.network, row.width) + ", pruned" * pruned
 
 
 def budget(row: CompressionRow) -> str:
@@ -59,6 +68,7 @@ def texts(judged: Judged) -> tuple[str, ...]:
     return (
         row.method,
         row.form,
+        network_of(row),
         printed.mae if printed else ABSENT,
         spread(row.mean_mae, row.spread_mae),
         printed.rmse if printed else ABSENT,
@@ -161,7 +171,7 @@ def notes(judged: Sequence[Judged]) -> list[str]:
             f"{', '.join(sorted(threads))}, {', '.join(sorted(machines))}"
         )
     found += [f"GPU: {gpu}" for gpu in sorted({row.gpu for row in rows if row.gpu})]
-    if not any(row.is_naive for row in rows):
+    if tests and not any(row.is_naive for row in rows):
         found.append(f"no {NAIVE} was swept, so no row is held against one")
     ranking = neighbours(rows)
     if ranking:

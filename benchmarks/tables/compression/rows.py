@@ -2,13 +2,19 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
 from crowdrt.benchmarks.lines import parsed_lines
-from crowdrt.benchmarks.tables.compression.printed import NAIVE, SKT_TABLE_5, TEACHER, PrintedErrors
+from crowdrt.benchmarks.tables.compression.printed import (
+    NAIVE,
+    SKT_TABLE_5,
+    TEACHER,
+    TEST,
+    PrintedErrors,
+)
 from crowdrt.contracts import Size
 from crowdrt.errors import BenchmarkError
 
@@ -105,6 +111,22 @@ def ordered(rows: Sequence[CompressionRow]) -> list[CompressionRow]:
     return sorted(rows, key=key)
 
 
+def not_run(method: str) -> CompressionRow:
+    """Return the empty row of a printed method that no record of ours is of."""
+    quantized = method in ("DoReFa", "QAT")
+    return CompressionRow(
+        method=method,
+        kind="quantization" if quantized else "",
+        form="int8 trained" if quantized else "fp32",
+        recipe="",
+        network="",
+        width="",
+        test=TEST,
+        num_images=0,
+        size=(576, 864),
+    )
+
+
 def row_line(row: CompressionRow) -> str:
     """Return the row as one line of JSON."""
     return json.dumps({"schema": SCHEMA, **asdict(row)})
@@ -137,6 +159,3 @@ def parse_row(line: str, source: str) -> CompressionRow:
             fix="write the file anew: crowdrt compare SWEEP --data DIR -o OUT",
         ) from error
     return row
-
-
-NAMES = tuple(each.name for each in fields(CompressionRow))

@@ -85,7 +85,7 @@ def runs_of(records: Sequence[Path] | None) -> list[Repeated]:
 
 def unknown(name: str) -> RecipeError:
     """Return the error for a name that no table has."""
-    names = sorted({*COST_TABLES, *ACCURACY_TABLES}, key=by_number)
+    names = sorted({*COST_TABLES, *ACCURACY_TABLES, "skt-5"}, key=by_number)
     return RecipeError(
         f"table {name!r} is unknown", fix=f"use one of {', '.join(names)}: crowdrt table skt-8"
     )
