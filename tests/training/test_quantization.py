@@ -133,15 +133,33 @@ def test_scales_are_those_that_calibration_writes(limit):
 
 
 def test_dorefa_by_hand():
-    """m = tanh(2), and each weight m round(127 tanh(w) / m) / 127: one scale for both channels."""
-    conv = conv_of(torch.tensor([[2.0, -0.5], [0.1, 0.0]]).view(2, 2, 1, 1), None, DOREFA)
-    m = np.tanh(2.0)
-    codes = [127, -61, 13, 0]  # 127 x 0.46212 / 0.96403 = 60.9; 127 x 0.09967 / 0.96403 = 13.1
-    wanted = torch.tensor([m * code / 127 for code in codes], dtype=torch.float32)
+    """Of t = tanh(w) the largest is m = tanh(1); each weight is f round(127 t / m) / 127."""
+    conv = conv_of(torch.tensor([[2.0, -0.3], [0.1, 0.0]]).view(2, 2, 1, 1), None, DOREFA)
+    learned = torch.tensor([1.0, -0.5, 0.1, 0.0])
+    with torch.no_grad():
+        conv.weight.copy_(learned.view(2, 2, 1, 1))
+    codes = [127, -77, 17, 0]  # 127 x 0.46212 / 0.76159 = 77.1; 127 x 0.09967 / 0.76159 = 16.6
+    wanted = torch.tensor([2 * code / 127 for code in codes])
     torch.testing.assert_close(conv.shipped_weight().flatten(), wanted)
     conv.shipped_weight().sum().backward()
-    slope = 1 - torch.tanh(torch.tensor([2.0, -0.5, 0.1, 0.0])) ** 2
-    torch.testing.assert_close(conv.weight.grad.flatten(), slope)
+    t = torch.tanh(learned)
+    slope = 2 * (1 - t**2) / t[0]
+    torch.testing.assert_close(conv.weight.grad.flatten()[1:], slope[1:])
+
+
+def test_dorefa_begins_with_the_start_rounded_on_one_scale_per_layer():
+    torch.manual_seed(0)
+    weight = torch.randn(4, 3, 3, 3)
+    scale = weight.abs().max() / 127
+    conv = conv_of(weight, torch.zeros(4), DOREFA)
+    apart = (conv.shipped_weight() - weight).abs().max()
+    assert apart < 0.501 * scale
+    codes = conv.shipped_weight().detach() / scale
+    torch.testing.assert_close(codes, codes.round(), atol=1e-3, rtol=0)
+    with torch.no_grad():
+        conv.weight *= 2  # whatever is learned, the scale stays
+    largest = conv.shipped_weight().detach().abs().max()
+    torch.testing.assert_close(largest, weight.abs().max())
 
 
 def test_ranges_follow_the_largest_values_and_then_stay():
