@@ -18,6 +18,7 @@ from rich.progress import Progress, TaskID
 from crowdrt.console import progress_bar, say
 from crowdrt.contracts import Artifact
 from crowdrt.errors import TrainingError
+from crowdrt.learning import TrainingConfig
 from crowdrt.manifest import fingerprint, manifest_path, reusable, write_manifest, write_whole
 from crowdrt.models.weights import save_weights
 from crowdrt.training.checkpoint import load_checkpoint, save_checkpoint
@@ -58,7 +59,7 @@ def train(
     made_from = {
         "network": task.network,
         "width": str(task.width),
-        "config": asdict(task.config),
+        "config": identity_of(task.config),
         **task.made_from(),
     }
     if done := reusable(out / "weights.safetensors", made_from=made_from):
@@ -77,6 +78,14 @@ def train(
             if run.step % save_every == 0 or last:
                 save(run, out, key=fingerprint(made_from))
     return finish(run, out, made_from)
+
+
+def identity_of(config: TrainingConfig) -> dict[str, Any]:
+    """Return what decides the weights; a part that a recipe does not have is no part of it.
+
+    So a run stays the same run when recipes learn to have one part more.
+    """
+    return {name: value for name, value in asdict(config).items() if value is not None}
 
 
 def begin(run: Run, out: Path, *, key: str) -> None:
