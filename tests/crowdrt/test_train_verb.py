@@ -11,13 +11,14 @@ from crowdrt.contracts import Recipe
 from crowdrt.data.heads.splits import KnownSet
 from crowdrt.data.synthetic.photographs import generate
 from crowdrt.errors import DataError, RecipeError
-from crowdrt.learning import TrainingConfig, Transfer
+from crowdrt.learning import Quantization, TrainingConfig, Transfer
 from crowdrt.models import NETWORKS, TRAINING_FORMS, build_model
 from crowdrt.models.weights import load_network, save_weights
 from crowdrt.pipeline import trained
-from crowdrt.pipeline.learning import TrainOptions, train_stage, with_options
+from crowdrt.pipeline.learning import TrainOptions, start_of, train_stage, with_options
 from crowdrt.recipes import RECIPES, recipe_named
 from crowdrt.training.counting.evaluate import count_errors
+from crowdrt.training.quantization.simulation import simulate
 
 TINY = Recipe(
     name="tiny",
@@ -28,6 +29,8 @@ TINY = Recipe(
 TAUGHT = replace(
     TINY, training=replace(TINY.training, transfer=Transfer(teacher="skt-3-none", mean=True))
 )
+
+QUANTIZATION = Quantization(method="qat", start="csrnet-quarter")
 
 
 @pytest.fixture(autouse=True)
@@ -67,6 +70,35 @@ def test_a_record_says_what_was_trained_how_long_and_how_well(crowds, published,
     lines = (tmp_path / "out" / "record.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == [record]
     assert str(tmp_path) not in lines[0]
+
+
+def test_a_network_that_learned_in_int8_is_recorded_as_its_int8_file_counts(
+    crowds, published, tmp_path
+):
+    start = tmp_path / "start.safetensors"
+    torch.manual_seed(0)
+    save_weights(build_model("csrnet", TINY.width), start, network="csrnet", width=TINY.width)
+    learning = replace(
+        TINY.training, batch_norm=False, precision="32-true", quantization=QUANTIZATION
+    )
+    recipe = replace(TINY, training=learning)
+    options = TrainOptions(pretrained=start)
+    artifact = train_stage(recipe, data=crowds, out=tmp_path / "out", options=options)
+    [record] = trained.record_stage(recipe, artifact, data=crowds, teacher=None)
+    model, *_ = load_network(artifact.path)
+    plain = count_errors(model, published, model.preprocessing)
+    int8 = count_errors(simulate(model), published, model.preprocessing)
+    assert record["mae"] == int8.mae != plain.mae
+
+
+def test_weights_to_go_on_with_are_named_or_shipped(tmp_path):
+    recipe = recipe_named("skt-5-qat-cpu")
+    assert start_of(recipe, None).name == "csrnet-quarter.safetensors"
+    assert start_of(recipe, tmp_path) == tmp_path
+    assert start_of(TINY, None) is None
+    with pytest.raises(RecipeError, match="goes on with 'csrnet-published'") as caught:
+        start_of(recipe_named("skt-5-qat"), None)
+    assert "--init" in caught.value.fix
 
 
 def test_weights_that_were_counted_are_not_counted_again(crowds, published, tmp_path, monkeypatch):
