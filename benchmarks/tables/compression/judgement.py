@@ -124,8 +124,9 @@ class Judged:
         parts += [f"dominated by {self.dominated_by}"] if self.dominated_by else []
         parts += [self.beside_naive] if self.beside_naive else []
         parts += [f"seeds lost: {', '.join(row.lost_seeds)}"] if row.lost_seeds else []
-        parts += [f"timing {row.timing.partition(':')[0]}"] if row.timing else []
-        return "; ".join(parts)
+        doubtful = row.timing not in ("", "valid")
+        parts += [f"timing {row.timing.partition(':')[0]}"] if doubtful else []
+        return "; ".join(parts) or row.timing
 
 
 def judge(rows: Sequence[CompressionRow]) -> list[Judged]:
