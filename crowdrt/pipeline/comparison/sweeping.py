@@ -13,6 +13,7 @@ from crowdrt.console import say
 from crowdrt.contracts import Recipe
 from crowdrt.entry import explained, stopped
 from crowdrt.errors import RecipeError, TrainingError
+from crowdrt.lazy import require
 from crowdrt.manifest import read_manifest, write_json
 from crowdrt.pipeline.comparison.gathering import gather
 from crowdrt.pipeline.comparison.locks import lock
@@ -113,6 +114,7 @@ def sweep_stage(recipes: Sequence[Recipe], folder: Path, options: SweepOptions) 
         RecipeError: the recipes make no sweep.
         TrainingError: the folder is of another protocol.
     """
+    require("lightning", extra="train")  # once, and not as the failure of every row
     rows = planned(recipes, folder, options)
     protocol = protocol_of(options.data, steps=options.steps, teacher=options.teacher)
     keep_to(protocol, folder)
