@@ -164,6 +164,17 @@ def test_a_mistake_of_our_own_leaves_its_traceback_and_the_sweep_goes_on(copy, d
     assert "in train" in found.failed[0].failure["traceback"]
 
 
+def test_what_is_not_installed_is_no_failed_row(copy, data, monkeypatch):
+    def without(*_, **__):
+        raise ModuleNotFoundError("No module named 'lightning'", name="lightning")
+
+    monkeypatch.setattr(sweeping, "train_stage", without)
+    untried = SweepOptions(data=data, seeds=(7,))
+    with pytest.raises(ModuleNotFoundError):
+        sweep_stage([TINY], copy, untried)
+    assert not (copy / "tiny" / "7" / "error.json").exists()
+
+
 def test_ctrl_c_is_no_failed_row(copy, data, monkeypatch):
     def train(recipe, **_):
         raise ImportError("while loading") from KeyboardInterrupt()

@@ -12,8 +12,7 @@ from typing import Any
 from crowdrt.console import say
 from crowdrt.contracts import Recipe
 from crowdrt.entry import explained, stopped
-from crowdrt.errors import RecipeError, TrainingError
-from crowdrt.lazy import require
+from crowdrt.errors import MissingDependencyError, RecipeError, TrainingError
 from crowdrt.manifest import read_manifest, write_json
 from crowdrt.pipeline.comparison.gathering import gather
 from crowdrt.pipeline.comparison.locks import lock
@@ -114,7 +113,6 @@ def sweep_stage(recipes: Sequence[Recipe], folder: Path, options: SweepOptions) 
         RecipeError: the recipes make no sweep.
         TrainingError: the folder is of another protocol.
     """
-    require("lightning", extra="train")  # once, and not as the failure of every row
     rows = planned(recipes, folder, options)
     protocol = protocol_of(options.data, steps=options.steps, teacher=options.teacher)
     keep_to(protocol, folder)
@@ -162,8 +160,8 @@ class Sweep:
             if not self.finish(row):
                 return False
         except Exception as error:
-            if stopped(error):
-                raise
+            if stopped(error) or isinstance(error, ImportError | MissingDependencyError):
+                raise  # what is not installed is no row's failure
             about = {
                 "recipe": row.recipe.name,
                 "seed": row.seed,
