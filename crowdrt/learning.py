@@ -281,11 +281,8 @@ class TrainingConfig:
     num_synthetic: int = 0  # generated photographs added to the training set
     transfer: Transfer | None = None
     distillation: Distillation | None = None
-
     fusion: GradientFusion | None = None
-
     assignment: Assignment | None = None
-
     pruning: Pruning | None = None
     quantization: Quantization | None = None
 
@@ -339,6 +336,13 @@ class TrainingConfig:
         """The recipe whose weights are gone on with, if any are."""
         going_on = self.pruning or self.quantization
         return going_on.start if going_on else None
+
+    @property
+    def taps(self) -> Taps:
+        """Where a student is compared with whom it learns from."""
+        learning_from = self.transfer or self.distillation
+        assert learning_from is not None
+        return learning_from.taps
 
     @property
     def teacher(self) -> str | None:

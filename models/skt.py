@@ -13,27 +13,17 @@ Shapes: B images, H x W input pixels, h x w = H/8 x W/8 output cells.
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
 
-from torch import Tensor, nn
+from torch import nn
 
 from crowdrt.learning import Taps
 from crowdrt.models.layers import initialise
 from crowdrt.models.network import Network
-from crowdrt.models.taps import forward_tapped, tapped_channels, taps_of
+from crowdrt.models.taps import TappedStudent, tapped_channels, taps_of
 
 
-class SktOutputs(NamedTuple):
-    """What the losses see; the deployed network returns `density` alone."""
-
-    density: Tensor  # (B, 1, h, w) people per cell
-    features: tuple[Tensor, ...]  # one per tap, with the teacher's channels
-
-
-class SktStudent(Network):
+class SktStudent(TappedStudent):
     """`forward` is the student; `forward_train` adds its adapted features."""
-
-    train_only = ("adapters",)
 
     def __init__(
         self,
@@ -54,28 +44,14 @@ class SktStudent(Network):
         Raises:
             RecipeError: SKT says nothing of where to tap that network.
         """
-        super().__init__()
-        self.student = student
-        self.taps = taps_of(student, taps)
-        self.preprocessing = student.preprocessing
-        self.density_stride = student.density_stride
-        self.whole_image = student.whole_image
-        wanted = channels or [channels for _, channels in self.taps]
-        narrow = tapped_channels(student, self.taps)
-        self.adapters = nn.ModuleList(
+        places = taps_of(student, taps)
+        wanted = channels or [channels for _, channels in places]
+        narrow = tapped_channels(student, places)
+        adapters = nn.ModuleList(
             adapter(own, theirs, relu=relu) for own, theirs in zip(narrow, wanted, strict=True)
         )
-        initialise(self.adapters)
-
-    def forward(self, image: Tensor) -> Any:
-        """(B, 3, H, W) ImageNet-normalised RGB -> (B, 1, h, w) people per cell; sum = count."""
-        return self.student(image)
-
-    def forward_train(self, image: Tensor) -> SktOutputs:
-        """Return the student's density and its features as wide as the teacher's."""
-        density, features = forward_tapped(self.student, self.taps, image)
-        pairs = zip(self.adapters, features, strict=True)
-        return SktOutputs(density, tuple(adapt(feature) for adapt, feature in pairs))
+        initialise(adapters)
+        super().__init__(student, places, adapters)
 
 
 def adapter(in_channels: int, out_channels: int, *, relu: bool = True) -> nn.Sequential:

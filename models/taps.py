@@ -7,8 +7,8 @@ the same names; SANet gives "the output features of each block". Neither was pub
 """
 
 import copy
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from crowdrt.models.network import Network
 from crowdrt.models.sanet import SANet, ScaleAggregation
 
 TapList = tuple[tuple[str, int], ...]  # a module whose output is a feature, the teacher's channels
+Forward = Callable[[Network, TapList, Tensor], tuple[Tensor, list[Tensor]]]
 
 CSRNET_CODE: TapList = (
     ("front_end.1", 64),  # ReLU(conv1_1), 1/1
@@ -143,3 +144,52 @@ def tapped_channels(network: Network, taps: TapList) -> Sequence[int]:
     with torch.no_grad():
         _, features = forward_tapped(copy.deepcopy(network).to("meta"), taps, image)
     return [feature.shape[1] for feature in features]
+
+
+class StudentOutputs(NamedTuple):
+    """What the losses of a tapped student see; what ships returns `density` alone."""
+
+    density: Tensor | None  # (B, 1, h, w) people per cell; None where it is not learned from
+    features: tuple[Tensor, ...]  # one per adapter
+
+
+class TappedStudent(Network):
+    """`forward` is the student; `forward_train` adds its adapted features.
+
+    Args:
+        student: what ships.
+        taps: where its features are taken.
+        adapters: one per feature; `nn.Identity` where none is needed.
+        forward: runs it and returns its answer and features, as `forward_tapped` does.
+    """
+
+    train_only = ("adapters",)
+
+    def __init__(
+        self,
+        student: Network,
+        taps: TapList,
+        adapters: Iterable[nn.Module],
+        forward: Forward = forward_tapped,
+    ) -> None:
+        super().__init__()
+        self.student, self.taps, self.forward_tapped = student, taps, forward
+        self.adapters = nn.ModuleList(adapters)
+        self.preprocessing = student.preprocessing
+        self.density_stride = student.density_stride
+        self.whole_image = student.whole_image
+
+    def forward(self, image: Tensor) -> Any:
+        """Return what the student does."""
+        return self.student(image)
+
+    def forward_train(self, image: Tensor, *, answer: bool = True) -> StudentOutputs:
+        """Return the student's features as its teacher has them, and its density if asked.
+
+        An answer that is returned is one whose parameters several devices wait for.
+        """
+        density, features = self.forward_tapped(self.student, self.taps, image)
+        pairs = zip(self.adapters, features, strict=True)
+        return StudentOutputs(
+            density if answer else None, tuple(adapt(feature) for adapt, feature in pairs)
+        )

@@ -43,19 +43,3 @@ class Shaping:
             add_batch_norm(model)
         model.load_state_dict(state)
         return fold_blocks(model, only=AddedNorm)  # type: ignore[return-value]
-
-
-def shaping_of(config: TrainingConfig, crops: Crops) -> Shaping:
-    """Return what a recipe does to its network.
-
-    Args:
-        config: the recipe's.
-        crops: what layers are rebuilt by, where the recipe rebuilds any.
-    """
-    from crowdrt.training.quantization.shaping import QuantizedShaping
-
-    if config.pruning is not None:
-        from crowdrt.training.pruning.shaping import pruned_shaping
-
-        return pruned_shaping(config, crops)
-    return Shaping(config) if config.quantization is None else QuantizedShaping(config)

@@ -14,6 +14,7 @@ import numpy as np
 from crowdrt.contracts import BoxSample, Detections
 from crowdrt.data.boxes.matching import (
     IOU,
+    SURE,
     Flags,
     Floats,
     Pair,
@@ -30,7 +31,6 @@ from crowdrt.data.boxes.matching import (
 from crowdrt.lazy import require
 
 COCO_IOUS = np.linspace(0.5, 0.95, 10)
-MIN_SCORE = 0.3  # of `crowdrt detect`
 FPPI = np.logspace(-2, 0, 9)  # where MR^-2 reads the miss rate
 MIN_MISS = 1e-10  # as in Dollár's toolbox: its logarithm is finite
 JI_SCORES = (np.arange(10) / 10).astype(np.float32)  # the thresholds of CrowdHuman's tool
@@ -53,9 +53,7 @@ class DetectionQuality:
     min_score: float  # of which `duplicates` alone takes notice
 
 
-def detection_quality(
-    pairs: Sequence[Pair], *, min_score: float = MIN_SCORE
-) -> DetectionQuality | None:
+def detection_quality(pairs: Sequence[Pair], *, min_score: float = SURE) -> DetectionQuality | None:
     """Return all measures, or None where nobody is to be found.
 
     Args:

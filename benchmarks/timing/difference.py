@@ -8,7 +8,7 @@ the same on both sides say by how much, and nothing below that is called a chang
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import exp, log, sqrt
+from math import exp, isnan, log, nan, sqrt
 from typing import Literal
 
 import numpy as np
@@ -56,16 +56,15 @@ def compare(before: Sequence[Measurement], after: Sequence[Measurement]) -> Comp
     """
     old, new = latest(before), latest(after)
     shared = [key for key in old if key in new]
-    same = [key for key in shared if is_same(old[key], new[key])]
-    measured = [old[k].samples_ms and new[k].samples_ms and k for k in same]
-    ratios = [new[k].median_ms / old[k].median_ms for k in measured if k]
-    drift = exp(max(abs(log(ratio)) for ratio in ratios)) - 1 if ratios else DRIFT
+    ratios = [ratio_of(old[key], new[key]) for key in shared if is_same(old[key], new[key])]
+    known = [abs(log(ratio)) for ratio in ratios if not isnan(ratio)]
+    drift = exp(max(known)) - 1 if known else DRIFT
     return Comparison(
         rows=tuple(difference(old[key], new[key], drift) for key in shared),
         gone=tuple(row for key, row in old.items() if key not in new),
         new=tuple(row for key, row in new.items() if key not in old),
         drift=drift,
-        drift_known=bool(ratios),
+        drift_known=bool(known),
     )
 
 
@@ -85,27 +84,31 @@ def is_same(before: Measurement, after: Measurement) -> bool:
     return known and before.engine_version == after.engine_version
 
 
+def ratio_of(before: Measurement, after: Measurement) -> float:
+    """Return after's median over before's; NaN where one has no sample."""
+    if not (before.samples_ms and after.samples_ms):
+        return nan
+    return after.median_ms / before.median_ms
+
+
 def difference(before: Measurement, after: Measurement, drift: float) -> Difference:
     """Return how the medians of two rows differ."""
-    ratio = low = high = float("nan")
-    if before.samples_ms and after.samples_ms:
-        ratio = after.median_ms / before.median_ms
-        low, high = interval(before.samples_ms, after.samples_ms)
-    same = is_same(before, after)
+    ratio = ratio_of(before, after)
+    low, high = (nan, nan) if isnan(ratio) else interval(before.samples_ms, after.samples_ms)
     return Difference(
         before=before,
         after=after,
         ratio=ratio,
         low=low,
         high=high,
-        same=same,
+        same=is_same(before, after),
         change=change_of(low, high, drift),
     )
 
 
 def change_of(low: float, high: float, drift: float) -> Change:
     """Return what may be said of a ratio with this interval on a machine that drifts so much."""
-    if np.isnan(low):
+    if isnan(low):
         return "unmeasured"
     if high < 1 / (1 + drift):
         return "faster"

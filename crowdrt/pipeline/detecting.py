@@ -24,6 +24,7 @@ from crowdrt.console import show_table, tell, track
 from crowdrt.contracts import BoxSample, Detections, default_gates
 from crowdrt.data.boxes.coco import PERSON
 from crowdrt.data.boxes.datasets import BoxOptions, open_box_samples
+from crowdrt.data.boxes.matching import SURE
 from crowdrt.data.images import read_image
 from crowdrt.engines.base import Engine
 from crowdrt.pipeline.counting import distinct
@@ -38,7 +39,7 @@ PIXEL_DIGITS, SCORE_DIGITS = 2, 4  # behind the point, in JSON
 class Request:
     """What `crowdrt detect` is asked for, beside the engine and the photographs."""
 
-    min_score: float = 0.3  # from which on a detection counts as a person
+    min_score: float = SURE  # from which on a detection counts as a person
     short_side_px: int | None = None  # None leaves photographs as they are
     overlay: Path | None = None
     against: Path | None = None  # a reference detector, such as the FP32 file

@@ -1,13 +1,21 @@
 """Two files of records beside each other: what got faster or slower, and on which machines."""
 
 from collections.abc import Mapping
+from math import isfinite, isnan
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 from rich.text import Text
 
-from crowdrt.benchmarks.labels import engine_label, network_label, significant, size_label
+from crowdrt.benchmarks.labels import (
+    ABSENT,
+    engine_label,
+    fixed,
+    network_label,
+    significant,
+    size_label,
+)
 from crowdrt.benchmarks.timing.difference import Comparison, Difference, compare
 from crowdrt.benchmarks.timing.records import read_records
 from crowdrt.benchmarks.timing.verdict import VALID
@@ -52,8 +60,7 @@ def as_json(found: Comparison) -> dict[str, Any]:
 def as_row(row: Difference) -> dict[str, Any]:
     """Return one row's keys and values."""
     kind = row.after
-    measured = row.ratio == row.ratio  # NaN is not
-    bounded = measured and row.high != float("inf")
+    measured, bounded = not isnan(row.ratio), isfinite(row.high)
     return {
         "network": kind.network,
         "width": kind.width,
@@ -108,17 +115,16 @@ def show_comparison(found: Comparison) -> None:
 def cells(row: Difference) -> tuple[str, ...]:
     """Return a row of the table."""
     kind = row.after
-    samples = row.before.samples_ms and row.after.samples_ms
-    times = [significant(each.median_ms) if samples else "–" for each in (row.before, row.after)]
-    bounded = samples and row.high != float("inf")
+    measured, bounded = not isnan(row.ratio), isfinite(row.high)
+    times = [row.before.median_ms, row.after.median_ms] if measured else [None, None]
     said = f"{row.change}; the same file" if row.same else row.change
     return (
         network_label(kind.network, kind.width),
         f"{engine_label(kind.engine)} {kind.precision.upper()}",
         size_label(kind.size),
         str(kind.num_threads),
-        *times,
-        f"{row.ratio:.3f}" if samples else "–",
+        *(significant(each) for each in times),
+        fixed(row.ratio, 3) if measured else ABSENT,
         f"{row.low:.3f} to {row.high:.3f}" if bounded else "too few",
         f"{said} *" if doubts(row) else said,
     )

@@ -11,6 +11,7 @@ from crowdrt.contracts import Recipe
 from crowdrt.errors import RecipeError
 
 C = TypeVar("C")
+OWN_OPTIONS = ("steps", "seed")  # which leave a recipe its name: records tell them apart
 
 
 def with_settings(recipe: Recipe, settings: Sequence[str]) -> Recipe:
@@ -31,6 +32,11 @@ def with_settings(recipe: Recipe, settings: Sequence[str]) -> Recipe:
             raise RecipeError(
                 f"--set {setting!r} sets nothing",
                 fix="write FIELD=VALUE: --set learning_rate=3e-4",
+            )
+        if name.strip() in OWN_OPTIONS:
+            raise RecipeError(
+                f"--set {setting!r}: {name.strip()} has an option of its own",
+                fix=f"write --{name.strip()} {text.strip()}",
             )
         training = changed(training, name.strip(), text.strip())
     if training == recipe.training:

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from crowdrt.data.boxes.matching import SURE
 from crowdrt.entry import emit
 from crowdrt.verbs.options import AsJson, Store, Threads
 
@@ -24,7 +25,7 @@ def detect(
     ],
     score: Annotated[
         float, typer.Option(min=0, max=1, help="From which on a detection is a person.")
-    ] = 0.3,
+    ] = SURE,
     overlay: Annotated[Path | None, typer.Option(help="Folder for pictures of the boxes.")] = None,
     short_side: Annotated[
         int | None,

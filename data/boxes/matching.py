@@ -18,6 +18,7 @@ Flags = npt.NDArray[np.bool_]
 Boxes = npt.NDArray[np.float32]  # (N, 4) x1, y1, x2, y2 in pixels
 
 RIGHT, WRONG, LEFT_OUT = 1, 0, -1  # what a detection is
+SURE = 0.3  # from which score on a detection counts as a person
 IOU = 0.5  # from which on a detection finds a person
 MOST = 1000  # detections of a photograph that suppression looks at
 RECALLS = np.linspace(0, 1, 101)  # where COCO reads the precision

@@ -40,7 +40,7 @@ def test_fields_of_a_part_are_named_by_both():
 
 
 def test_what_is_so_already_is_the_recipe_itself():
-    assert with_settings(SKT, [f"steps={SKT.training.steps}"]) == SKT
+    assert with_settings(SKT, [f"crop_px={SKT.training.crop_px}"]) == SKT
     assert with_settings(SKT, []) == SKT
 
 
@@ -56,9 +56,11 @@ def test_what_is_so_already_is_the_recipe_itself():
         ("colours=1", "colours=1 cannot be set", "true or false"),
         ("crop_ratio=0.5", "crop_ratio=0.5 cannot be set", "2 values"),
         ("crop_ratio=0.9,0.1", "crop_ratio", "the smaller first"),
-        ("steps=0", "steps=0", "at least 1"),
+        ("batch_size=0", "batch_size=0", "at least 1"),
+        ("steps=9", "an option of its own", "--steps 9"),
+        ("seed=9", "an option of its own", "--seed 9"),
         ("transfer=none", "'transfer' is no single setting", "transfer.FIELD"),
-        ("steps.more=1", "'steps.more' is no single setting", "use steps"),
+        ("crop_px.more=1", "'crop_px.more' is no single setting", "use crop_px"),
         ("fusion.scale=1", "has no fusion", "crowdrt recipes"),
         ("transfer.depth=1", "no setting 'depth'", "soft_weight"),
     ],

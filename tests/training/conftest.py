@@ -1,14 +1,20 @@
 """Photographs to learn from, and what is known of them."""
 
 from collections.abc import Callable, Iterator, Sequence
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from crowdrt.contracts import Sample
 from crowdrt.data.synthetic.photographs import generate
+from crowdrt.models import build_model
+from crowdrt.models.weights import save_weights
+from crowdrt.training.counting.crops import SampleGroup
+from crowdrt.training.counting.sets import TrainingSet
 
 
 @pytest.fixture(scope="session")
@@ -35,5 +41,24 @@ def plain_photo(tmp_path: Path) -> Callable[..., Sample]:
         Image.new("RGB", size, (level,) * 3).save(path)
         points = None if heads is None else np.array(heads, np.float32).reshape(-1, 2)
         return Sample(image=path, heads=points)
+
+    return write
+
+
+@pytest.fixture
+def data(crowds: tuple[Sample, ...]) -> TrainingSet:
+    """Three crowds to learn from, and one to validate by."""
+    return TrainingSet((SampleGroup("crowds", crowds[1:], 1.0),), crowds[:1])
+
+
+@pytest.fixture
+def teacher(tmp_path: Path) -> Callable[..., Path]:
+    """Writes weights of a network that has learned nothing."""
+
+    def write(network: str = "csrnet", width: Fraction = Fraction(1, 8)) -> Path:
+        torch.manual_seed(7)
+        path = tmp_path / f"{network}-{width.denominator}.safetensors"
+        save_weights(build_model(network, width), path, network=network, width=width)
+        return path
 
     return write

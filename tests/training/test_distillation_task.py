@@ -11,12 +11,10 @@ from crowdrt.errors import RecipeError, TrainingError
 from crowdrt.learning import Distillation, TrainingConfig, Transfer
 from crowdrt.manifest import sha256_file
 from crowdrt.models import build_model
+from crowdrt.models.taps import TappedStudent
 from crowdrt.models.weights import load_network, save_weights
 from crowdrt.training import loop
-from crowdrt.training.counting.crops import SampleGroup
-from crowdrt.training.counting.sets import TrainingSet
 from crowdrt.training.counting.task import DensityTask
-from crowdrt.training.distillation.student import TappedStudent
 from crowdrt.training.distillation.task import distillation_task
 from crowdrt.training.loop import steps, train
 from crowdrt.training.run import Run
@@ -40,24 +38,6 @@ TERMS = {
     "ab": ({"ab"}, {"blocks"}),
 }
 every_method = pytest.mark.parametrize("method", METHODS)
-
-
-@pytest.fixture
-def data(crowds):
-    return TrainingSet((SampleGroup("crowds", crowds[1:], 1.0),), crowds[:1])
-
-
-@pytest.fixture
-def teacher(tmp_path):
-    """Writes weights of a network that has learned nothing."""
-
-    def write(network="csrnet", width=WIDE):
-        torch.manual_seed(7)
-        path = tmp_path / f"{network}-{width.denominator}.safetensors"
-        save_weights(build_model(network, width), path, network=network, width=width)
-        return path
-
-    return write
 
 
 def task(data, teacher_path, method, network="csrnet", *, config=TINY, **changes):
@@ -246,8 +226,7 @@ def test_the_weight_of_the_teachers_map_is_linear_over_the_second_stage(data, te
     learning = task(data, teacher(), "fitnets", config=config, soft_weight=4.0, soft_last=1.0)
     weights = []
     for step in range(3, 6):
-        learning.before_step(learning.build(), step)
-        weights.append(learning.soft_weight)
+        weights.append(learning.soft_weight(step))
     assert weights == [4.0, 2.5, 1.0]
 
 

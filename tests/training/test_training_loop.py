@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 from fractions import Fraction
 
 import numpy as np
@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from crowdrt.errors import CrowdRTError, DataError, TrainingError
-from crowdrt.learning import TrainingConfig
+from crowdrt.learning import Pruning, TrainingConfig
 from crowdrt.manifest import read_manifest, sha256_file
 from crowdrt.models import DENSITY_NETWORKS, NETWORKS
 from crowdrt.models.weights import load_network
@@ -21,7 +21,7 @@ from crowdrt.training.counting.evaluate import count_errors
 from crowdrt.training.counting.losses import density_loss
 from crowdrt.training.counting.sets import TrainingSet
 from crowdrt.training.counting.task import DensityTask, target_border
-from crowdrt.training.loop import steps, train
+from crowdrt.training.loop import identity_of, steps, train
 from crowdrt.training.metrics import read_lines
 from crowdrt.training.run import Run
 from crowdrt.training.schedules import learning_rate
@@ -301,3 +301,11 @@ def test_a_manifest_names_photographs_and_no_folder(data, tmp_path):
     assert len(content) == 16
     assert str(tmp_path) not in json.dumps(manifest)
     assert str(validation.image.parent) not in json.dumps(manifest)
+
+
+def test_a_part_that_a_recipe_lacks_is_no_part_of_what_decides_its_weights():
+    pruned = replace(TINY, pruning=Pruning(method="l1", start="csrnet-quarter", macs=0.25))
+    plain = identity_of(TINY)
+    assert "pruning" not in plain and None not in plain.values()
+    assert plain["num_synthetic"] == 0  # what is nought decides, too
+    assert identity_of(pruned) == plain | {"pruning": asdict(pruned)["pruning"]}

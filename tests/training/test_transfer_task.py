@@ -9,9 +9,7 @@ import torch
 from crowdrt.errors import RecipeError, TrainingError
 from crowdrt.learning import TrainingConfig, Transfer
 from crowdrt.models import build_model
-from crowdrt.models.weights import load_network, save_weights
-from crowdrt.training.counting.crops import SampleGroup
-from crowdrt.training.counting.sets import TrainingSet
+from crowdrt.models.weights import load_network
 from crowdrt.training.loop import steps, train
 from crowdrt.training.run import Run
 from crowdrt.training.transfer.task import TransferTask
@@ -23,24 +21,6 @@ TRANSFER = Transfer(
 TINY = TrainingConfig(
     steps=2, batch_size=2, crop_px=64, precision="32-true", warm_up_steps=0, transfer=TRANSFER
 )
-
-
-@pytest.fixture
-def data(crowds):
-    return TrainingSet((SampleGroup("crowds", crowds[1:], 1.0),), crowds[:1])
-
-
-@pytest.fixture
-def teacher(tmp_path):
-    """Writes weights of a network that has learned nothing."""
-
-    def write(network="csrnet", width=WIDE):
-        torch.manual_seed(7)
-        path = tmp_path / f"{network}.safetensors"
-        save_weights(build_model(network, width), path, network=network, width=width)
-        return path
-
-    return write
 
 
 def task(data, teacher_path, network="csrnet", **changes):

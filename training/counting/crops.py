@@ -39,7 +39,8 @@ class Batch:
     density: FloatArray  # (B, 1, H / stride, W / stride) people per cell
     heads: tuple[FloatArray, ...]  # B times (N, 2) x, y in pixels of the crop, all inside it
     short_px: FloatArray  # (B,) the photograph's shorter side in pixels of the crop
-    region: FloatArray | None = None  # the share of each cell that counts; None: all of it
+    region: FloatArray | None  # the share of each cell that counts; None: all of it
+    step: int  # which some losses follow
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,7 @@ class CropSource:
             heads=tuple(crop.heads for crop in crops),
             short_px=np.array([crop.short_px for crop in crops], np.float32),
             region=regions_of(crops),
+            step=step,
         )
 
     def _size(self, step: int) -> tuple[int, int]:

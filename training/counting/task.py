@@ -20,7 +20,9 @@ from crowdrt.training.counting.losses import count_loss
 from crowdrt.training.counting.sets import TrainingSet, annotation_of, check_validation
 from crowdrt.training.counting.truth import Annotation, CountingLoss
 from crowdrt.training.pretrained import load_all
-from crowdrt.training.shaping import shaping_of
+from crowdrt.training.pruning.shaping import pruned_shaping
+from crowdrt.training.quantization.shaping import QuantizedShaping
+from crowdrt.training.shaping import Crops, Shaping
 from crowdrt.training.task import Task
 
 
@@ -169,3 +171,15 @@ def target_border(model: Network, crop_px: int) -> tuple[int, int, int, int]:
     assert extra >= 0, f"{type(model).__name__} answers {cells} cells for {crop_px} px"
     before, after = extra // 2, extra - extra // 2
     return before, after, before, after
+
+
+def shaping_of(config: TrainingConfig, crops: Crops) -> Shaping:
+    """Return what a recipe does to its network.
+
+    Args:
+        config: the recipe's.
+        crops: what layers are rebuilt by, where the recipe rebuilds any.
+    """
+    if config.pruning is not None:
+        return pruned_shaping(config, crops)
+    return Shaping(config) if config.quantization is None else QuantizedShaping(config)

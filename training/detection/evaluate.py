@@ -8,14 +8,13 @@ import torch
 from torch import nn
 
 from crowdrt.contracts import BoxSample, Detections, Preprocessing, UInt8Image
-from crowdrt.data.boxes.matching import average_precision, duplicates_per_person, recall
+from crowdrt.data.boxes.matching import SURE, average_precision, duplicates_per_person, recall
 from crowdrt.data.images import read_image
 from crowdrt.data.preprocess import pad_to_stride, resize_short_side
 from crowdrt.models.network import Network, Normalise
 from crowdrt.training.detection.crops import annotated_boxes
 
 LONGEST = 1.75  # of a photograph's long side, in short sides: the papers' 1400 of 800 px
-SURE = 0.3  # from which score on a detection counts as a person, as in `crowdrt detect`
 
 Pair = tuple[Detections, BoxSample]
 

@@ -1,56 +1,27 @@
 """AT and NST: one stage, and a distance between features that needs no adapter."""
 
 from collections.abc import Mapping
-from fractions import Fraction
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from crowdrt.learning import TrainingConfig
+from crowdrt.learning import Distillation
 from crowdrt.models.layers import initialise
 from crowdrt.models.network import Network
-from crowdrt.models.taps import tapped_channels
+from crowdrt.models.taps import StudentOutputs, TappedStudent, tapped_channels
 from crowdrt.training.counting.crops import Batch
-from crowdrt.training.counting.sets import TrainingSet
 from crowdrt.training.distillation.distances import attention_distance, selectivity_distance
-from crowdrt.training.distillation.student import StudentOutputs, TappedStudent
 from crowdrt.training.transfer.taught import TaughtTask
 
 
 class DistillationTask(TaughtTask):
-    """A student beside a teacher whose features it is compared with.
+    """A student beside a teacher whose features it is compared with."""
 
-    Args:
-        network: the student's, and the teacher's.
-        width: the student's.
-        config: with a `distillation`.
-        data: what to learn from, and what to choose the best network by.
-        teacher: the teacher's weights; its width is theirs.
-        pretrained: weights that the student begins with, or None.
-
-    Raises:
-        TrainingError: the teacher is another network.
-    """
-
-    def __init__(
-        self,
-        network: str,
-        width: Fraction,
-        config: TrainingConfig,
-        data: TrainingSet,
-        *,
-        teacher: Path,
-        pretrained: Path | None = None,
-    ) -> None:
-        assert config.distillation is not None
-        super().__init__(
-            *(network, width, config, data),
-            teacher=teacher,
-            taps=config.distillation.taps,
-            pretrained=pretrained,
-        )
-        self.options = config.distillation
+    @property
+    def options(self) -> Distillation:
+        """How."""
+        assert self.config.distillation is not None
+        return self.config.distillation
 
     def build(self) -> Network:
         """Return the student, tapped, with what adapts its features."""

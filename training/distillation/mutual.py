@@ -7,52 +7,39 @@ in the recipes that follow papers. The paper updates the two in turn, here both 
 """
 
 from collections.abc import Mapping
-from fractions import Fraction
-from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from crowdrt.errors import TrainingError
-from crowdrt.learning import TrainingConfig
 from crowdrt.models.network import Network
 from crowdrt.training.counting.crops import Batch
-from crowdrt.training.counting.sets import TrainingSet
-from crowdrt.training.distillation.student import Peers
 from crowdrt.training.transfer.taught import StudentTask
 
 
+class Peers(Network):
+    """Two students of one width; the first ships."""
+
+    train_only = ("peer",)
+
+    def __init__(self, student: Network, peer: Network) -> None:
+        super().__init__()
+        self.student, self.peer = student, peer
+        self.preprocessing = student.preprocessing
+        self.density_stride = student.density_stride
+        self.whole_image = student.whole_image
+
+    def forward(self, image: Tensor) -> Any:
+        """Return what the student does."""
+        return self.student(image)
+
+    def forward_train(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the densities of both."""
+        return self.student(image), self.peer(image)
+
+
 class MutualTask(StudentTask):
-    """Two students; the first one is validated and ships.
-
-    Args:
-        network: of both.
-        width: of both.
-        config: with a `distillation`.
-        data: what to learn from, and what to choose the best network by.
-        pretrained: must be None.
-
-    Raises:
-        TrainingError: both would begin with the same weights, and answer alike for ever.
-    """
-
-    def __init__(
-        self,
-        network: str,
-        width: Fraction,
-        config: TrainingConfig,
-        data: TrainingSet,
-        *,
-        pretrained: Path | None = None,
-    ) -> None:
-        assert config.distillation is not None
-        if pretrained is not None:
-            raise TrainingError(
-                f"two students that both begin with {pretrained} have nothing to tell each other",
-                fix="leave --init out: they learn mutually from two random beginnings",
-            )
-        super().__init__(network, width, config, data)
-        self.options = config.distillation
+    """Two students of one network and width; the first one is validated and ships."""
 
     def build(self) -> Network:
         """Return both, drawn one after the other."""
@@ -69,10 +56,11 @@ class MutualTask(StudentTask):
         """Return both students' errors against the annotation and against each other's map."""
         image, target = self.on_device(batch, device)
         maps = model.forward_train(image)  # type: ignore[operator]
-        terms: dict[str, Tensor] = {}
+        assert self.config.distillation is not None
+        weight, terms = self.config.distillation.soft_weight, dict[str, Tensor]()
         for name, mine, other in zip(("", "peer_"), maps, reversed(maps), strict=True):
             hard = self.map_losses(mine, target, batch)
             soft = self.map_losses(mine, other.detach().float(), batch, loss=self.soft_loss)
             terms |= {f"{name}{k}": v for k, v in hard.items()}
-            terms |= {f"{name}soft_{k}": self.options.soft_weight * v for k, v in soft.items()}
+            terms |= {f"{name}soft_{k}": weight * v for k, v in soft.items()}
         return terms

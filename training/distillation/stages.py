@@ -6,21 +6,16 @@ steps, its schedule and its moments, so that every method takes the steps of the
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from fractions import Fraction
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from crowdrt.errors import TrainingError
-from crowdrt.learning import TrainingConfig
 from crowdrt.models.skt import adapter
-from crowdrt.models.taps import forward_before_relu
+from crowdrt.models.taps import StudentOutputs, TapList, forward_before_relu
 from crowdrt.training.counting.crops import Batch
-from crowdrt.training.counting.sets import TrainingSet
 from crowdrt.training.distillation.distances import boundary_distance, hint_distance
 from crowdrt.training.distillation.features import DistillationTask
-from crowdrt.training.distillation.student import StudentOutputs
 from crowdrt.training.transfer.distances import Features
 
 
@@ -32,7 +27,6 @@ class StagedTask(DistillationTask):
     """
 
     partial = True
-    step = 0  # of the run; set before each
 
     @property
     def first_steps(self) -> int:
@@ -40,17 +34,12 @@ class StagedTask(DistillationTask):
         steps = self.config.steps
         return max(1, min(steps - 1, round(steps * self.options.first_stage)))
 
-    def before_step(self, model: nn.Module, step: int) -> None:
-        """Remember which step it is."""
-        super().before_step(model, step)
-        self.step = step
-
     def losses(
         self, model: nn.Module, batch: Batch, *, device: torch.device
     ) -> Mapping[str, Tensor]:
         """Return the distance of the features, or the terms of the second stage."""
         image, target = self.on_device(batch, device)
-        if self.step >= self.first_steps:
+        if batch.step >= self.first_steps:
             return self.second_stage(model, image, target, batch)
         answer: StudentOutputs = model.forward_train(image, answer=False)  # type: ignore[operator]
         _, theirs = self.ask_teacher(image)
@@ -78,23 +67,15 @@ class HintTask(StagedTask):
         TrainingError: there are fewer taps than the number of the hint.
     """
 
-    def __init__(
-        self,
-        network: str,
-        width: Fraction,
-        config: TrainingConfig,
-        data: TrainingSet,
-        *,
-        teacher: Path,
-        pretrained: Path | None = None,
-    ) -> None:
-        super().__init__(network, width, config, data, teacher=teacher, pretrained=pretrained)
-        if not 0 <= (hint := self.options.hint) < len(self.taps):
+    def compared(self, taps: TapList) -> TapList:
+        """Return where the hint is taken."""
+        hint = self.options.hint
+        if not 0 <= hint < len(taps):
             raise TrainingError(
-                f"hint={hint}: {network} has the taps 0 to {len(self.taps) - 1}",
-                fix=f"choose one of them: --set distillation.hint={len(self.taps) // 2}",
+                f"hint={hint}: {self.network} has the taps 0 to {len(taps) - 1}",
+                fix=f"choose one of them: --set distillation.hint={len(taps) // 2}",
             )
-        self.taps = self.taps[hint : hint + 1]
+        return taps[hint : hint + 1]
 
     def adapter(self, narrow: int, wide: int) -> nn.Module:
         """Return the regressor from the guided layer to the hint."""
@@ -112,16 +93,16 @@ class HintTask(StagedTask):
         soft, _ = self.ask_teacher(image)
         hard = self.map_losses(density, target, batch)
         found = self.map_losses(density, soft, batch, loss=self.soft_loss)
-        return hard | {f"soft_{k}": self.soft_weight * v for k, v in found.items()}
+        weight = self.soft_weight(batch.step)
+        return hard | {f"soft_{k}": weight * v for k, v in found.items()}
 
-    @property
-    def soft_weight(self) -> float:
-        """The weight of the teacher's map at this step, linear over the second stage."""
+    def soft_weight(self, step: int) -> float:
+        """Return the weight of the teacher's map, linear over the second stage."""
         begin, end = self.options.soft_weight, self.options.soft_last
         if end is None:
             return begin
         last = self.config.steps - 1
-        done = (self.step - self.first_steps) / max(1, last - self.first_steps)
+        done = (step - self.first_steps) / max(1, last - self.first_steps)
         return begin + done * (end - begin)
 
 

@@ -4,6 +4,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import assert_never
 
+from crowdrt.errors import TrainingError
 from crowdrt.learning import TrainingConfig
 from crowdrt.training.counting.sets import TrainingSet
 from crowdrt.training.counting.task import DensityTask
@@ -36,8 +37,14 @@ def distillation_task(
     """
     assert config.distillation is not None
     about = (network, width, config, data)
-    if teacher is None:
-        return MutualTask(*about, pretrained=pretrained)
+    if config.distillation.method == "dml":
+        if pretrained is not None:
+            raise TrainingError(
+                f"two students that both begin with {pretrained} have nothing to tell each other",
+                fix="leave --init out: they learn mutually from two random beginnings",
+            )
+        return MutualTask(*about)
+    assert teacher is not None
     match config.distillation.method:
         case "fitnets":
             return HintTask(*about, teacher=teacher, pretrained=pretrained)
@@ -45,7 +52,5 @@ def distillation_task(
             return BoundaryTask(*about, teacher=teacher, pretrained=pretrained)
         case "nst" | "at":
             return FeatureTask(*about, teacher=teacher, pretrained=pretrained)
-        case "dml":
-            raise AssertionError("two students teach each other")
         case unknown:
             assert_never(unknown)

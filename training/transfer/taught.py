@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from crowdrt.errors import TrainingError
-from crowdrt.learning import Taps, TrainingConfig
+from crowdrt.learning import TrainingConfig
 from crowdrt.manifest import sha256_file
 from crowdrt.models.network import Network
 from crowdrt.models.taps import TapList, forward_tapped, taps_of
@@ -49,10 +49,9 @@ class TaughtTask(StudentTask):
     Args:
         network: the student's, and the teacher's.
         width: the student's.
-        config: the recipe's.
+        config: with a `transfer` or a `distillation`, whose `taps` say where features are taken.
         data: what to learn from, and what to choose the best network by.
         teacher: the teacher's weights; its width is theirs.
-        taps: where the features of both are taken.
         pretrained: weights that the student begins with, or None.
 
     Raises:
@@ -72,7 +71,6 @@ class TaughtTask(StudentTask):
         data: TrainingSet,
         *,
         teacher: Path,
-        taps: Taps,
         pretrained: Path | None = None,
     ) -> None:
         super().__init__(network, width, config, data, pretrained=pretrained)
@@ -84,7 +82,11 @@ class TaughtTask(StudentTask):
                 fix=f"name weights of {network}: --teacher {network}.safetensors",
             )
         self.teacher.requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.taps: TapList = taps_of(self.teacher, taps)
+        self.taps = self.compared(taps_of(self.teacher, config.taps))
+
+    def compared(self, taps: TapList) -> TapList:
+        """Return at which of the taps the two are compared: at all of them by default."""
+        return taps
 
     def ask_teacher(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Return the teacher's map, in float32, and its features."""
