@@ -258,7 +258,7 @@ class Recipe:
     precisions: tuple[Precision, ...] = ("fp32", "int8")
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
-    keep_float: tuple[str, ...] = ()  # convolutions that cost too many counts in INT8
+    keep_float: tuple[str, ...] = ()  # convolutions that cost too many counts in INT8 or FP16
     gates: Mapping[Precision, Gate] = field(default_factory=default_gates)
 
 

@@ -211,6 +211,7 @@ class Pruning:
     method: PruningMethod
     start: str  # the recipe whose shipped weights are pruned; --init FILE instead
     macs: float  # share of the start's multiply-accumulates that remains, at most
+    multiple: int = 8  # the channels that a layer keeps are one of: kernels work on so many at once
     deep: float = 1.5  # cp: what stride 8 and deeper keep of their channels, shallower layers 1
     crops: int = 64  # cp: of training photographs, ...
     points: int = 100  # cp: ... and places of each, that layers are rebuilt by
@@ -224,7 +225,7 @@ class Pruning:
                 raise RecipeError(
                     f"pruning.{name}={value} is no share", fix="use a value in (0, 1]"
                 )
-        for name in ("deep", "crops", "points", "every"):
+        for name in ("multiple", "deep", "crops", "points", "every"):
             check_positive(f"pruning.{name}", getattr(self, name))
 
 

@@ -83,6 +83,7 @@ def cast(
     images: Sequence[Path],
     out: Path,
     config: CastConfig,
+    keep_float: Sequence[str] = (),
     *,
     num_threads: int = 0,
 ) -> Artifact:
@@ -95,11 +96,13 @@ def cast(
             many are taken at even distances.
         out: the network to write; its manifest lies beside it.
         config: what is tolerated.
+        keep_float: names of convolutions that stay FP32.
         num_threads: 0 uses every core.
 
     Raises:
         CalibrationError: the network works in float16 already or cannot, its count moves by more
-            than is tolerated, or `config.strict` and a tensor does not fit.
+            than is tolerated, `config.strict` and a tensor does not fit, or `keep_float` names no
+            convolution of it.
     """
     if out.resolve() == onnx_path.resolve():
         raise CalibrationError(
@@ -107,14 +110,14 @@ def cast(
         )
     model = prepared(read_onnx(onnx_path))
     info = graph_info(model, source=str(onnx_path))
-    plan_fp16(model, source=str(onnx_path))  # refuses before long work begins
+    plan_fp16(model, keep_float=keep_float, source=str(onnx_path))  # refuses before long work
     chosen = pick(images, config.num_images)
     files = [{"name": path.name, "sha256": hash_of(path)} for path in chosen]
-    made_from = identity(onnx_path, files, config)
+    made_from = identity(onnx_path, files, config, keep_float)
     if artifact := reusable(out, made_from=made_from):
         return artifact
     info = info.with_calibration(file["sha256"] for file in files)  # they fitted the last biases
-    found = write_cast(model, info, chosen, out, config, num_threads)
+    found = write_cast(model, info, chosen, out, config, keep_float, num_threads)
     seen = {"num": len(files), "sha256": made_from["images"], "files": files}
     facts = {**asdict(config), "images": seen, **found}
     return write_manifest(out, kind="onnx", made_from=made_from, facts=facts)
@@ -126,15 +129,16 @@ def write_cast(
     images: Sequence[Path],
     out: Path,
     config: CastConfig,
+    keep_float: Sequence[str],
     num_threads: int,
 ) -> dict[str, Any]:
     """Look at ranges, cast, compare counts, write; return what was found out."""
     observing = partial(observe, info=info, images=images, num_threads=num_threads)
     fitted = frozenset(images[:-1:2])  # every other one; the rest judges
-    plan = plan_fp16(model)
+    plan = plan_fp16(model, keep_float=keep_float)
     seen = survey(model, plan, observing, fitted)
     unfit = misfits(seen.magnitudes, config)
-    plan = plan_fp16(model, unfit)
+    plan = plan_fp16(model, unfit, keep_float=keep_float)
     half = halve(model, plan, seen, observing, fitted)
     check(half.moved, config)
     write_fp16(half.model, info, out)
@@ -152,14 +156,19 @@ def write_cast(
 
 
 def identity(
-    onnx_path: Path, files: Sequence[Mapping[str, str]], config: CastConfig
+    onnx_path: Path,
+    files: Sequence[Mapping[str, str]],
+    config: CastConfig,
+    keep_float: Sequence[str],
 ) -> dict[str, Any]:
     """Return everything that decides the file, the order of the images too."""
+    chosen = {"keep_float": sorted(keep_float)} if keep_float else {}  # older files stay reusable
     return {
         "onnx": sha256_file(onnx_path),
         "onnx_data": [sha256_file(file) for file in external_files(onnx_path)],
         "images": fingerprint({"files": files}),
         "config": asdict(config),
+        **chosen,
         "form": f"fp16 {FORM}",
     }
 

@@ -3,8 +3,8 @@
 The work between the first convolution and the last becomes float16. What prepares the image and
 what follows the last convolution stay FP32, that convolution included: it costs next to nothing,
 and its rounding would be an error of the count. So do norms, exponentials, quotients and large
-sums, whose results leave float16's range or lose digits on their way, and whatever the photographs
-showed not to fit (`unfit`).
+sums, whose results leave float16's range or lose digits on their way, whatever the photographs
+showed not to fit (`unfit`), and what the caller names (`keep_float`).
 
 In an INT8 file, what runs in INT8 stays as it is: scales are FP32 at every opset, because
 QuantizeLinear takes float16 from opset 19 on only, which TensorRT 8.6 does not read, and because
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import onnx
 
-from crowdrt.calibration.int8.plan import MACS_OPS, QUANTIZED_OPS
+from crowdrt.calibration.int8.plan import MACS_OPS, QUANTIZED_OPS, REQUESTED, refuse_unknown
 from crowdrt.errors import CalibrationError
 from crowdrt.onnx_graph import NORMS, element_types, name_of, subgraphs
 
@@ -91,6 +91,7 @@ def plan_fp16(
     model: onnx.ModelProto,
     unfit: Mapping[str, str] | None = None,
     *,
+    keep_float: Collection[str] = (),
     source: str = "the network",
 ) -> Fp16Plan:
     """Decide what becomes float16.
@@ -98,15 +99,17 @@ def plan_fp16(
     Args:
         model: an FP32 or INT8 graph whose nodes all have names.
         unfit: tensors that float16 cannot hold -> why; the nodes around them stay FP32.
+        keep_float: names of convolutions that stay FP32.
         source: names the network in errors.
 
     Raises:
         CalibrationError: the graph holds float16 already, has control flow, or has nothing that
-            could work in float16.
+            could work in float16; or `keep_float` names none of its convolutions.
     """
     refuse(model, source)
+    refuse_unknown(model.graph, keep_float)
     floats = Floats(model)
-    kept = reasons(floats, unfit or {})
+    kept = reasons(floats, unfit or {}, keep_float)
     keep_between(floats, kept)
     cast = [node for node in floats.nodes if name_of(node) not in kept]
     cast = [node for node in cast if floats.halved_by(node)]
@@ -145,7 +148,9 @@ def named(node: onnx.NodeProto) -> Iterator[str]:
     yield from node.output
 
 
-def reasons(floats: Floats, unfit: Mapping[str, str]) -> dict[str, str]:
+def reasons(
+    floats: Floats, unfit: Mapping[str, str], keep_float: Collection[str]
+) -> dict[str, str]:
     """Return the nodes that have to stay FP32 in themselves, each with its reason."""
     int8, after, before = runs_in_int8(floats), behind_work(floats), ahead_of_work(floats)
     kept = {}
@@ -157,6 +162,8 @@ def reasons(floats: Floats, unfit: Mapping[str, str]) -> dict[str, str]:
             kept[name] = BEFORE
         elif name not in before:
             kept[name] = ANSWERS
+        elif name in keep_float:
+            kept[name] = REQUESTED
         elif node.op_type in WHY:
             kept[name] = WHY[node.op_type]
         elif misfits:

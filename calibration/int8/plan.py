@@ -28,6 +28,7 @@ from crowdrt.onnx_graph import CONVS, NORMS, name_of
 MACS_OPS = (*CONVS, "Gemm", "MatMul")  # what has MACs worth a word when it stays float
 PASSES = ("MaxPool", "Concat", "Resize")  # one scale before and behind: these move numbers
 QUANTIZED_OPS = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
+REQUESTED = "kept float on request"
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,11 @@ def refuse_foreign(graph: onnx.GraphProto, keep_float: Collection[str]) -> None:
             "the network has control flow (If, Loop or Scan), which is not supported",
             fix="export it without: a counting network has none of these",
         )
+    refuse_unknown(graph, keep_float)
+
+
+def refuse_unknown(graph: onnx.GraphProto, keep_float: Collection[str]) -> None:
+    """Refuse names of what does not multiply matrices, or is not there."""
     names = [name_of(node) for node in graph.node if node.op_type in MACS_OPS]
     if unknown := sorted(set(keep_float) - set(names)):
         raise CalibrationError(
@@ -147,7 +153,7 @@ def reasons_to_stay(
         if node.op_type not in MACS_OPS:
             continue
         if name_of(node) in keep_float:
-            left[name_of(node)] = "kept float on request"
+            left[name_of(node)] = REQUESTED
         elif node.op_type in CONVS and not wiring.leads_to(working, node.output[0]):
             left[name_of(node)] = "it makes the network's answer"
         elif node.op_type not in CONVS:

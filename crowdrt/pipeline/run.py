@@ -201,7 +201,7 @@ def make_networks(
         if precision in recipe.precisions:
             start = time.perf_counter()
             path = out / f"{recipe.name}.{precision}.onnx"
-            half = halved(source, photos, path, num_threads)
+            half = halved(recipe, source, photos, path, num_threads)
             if isinstance(half, Verdict):
                 summary.judge(precision, half)
                 continue

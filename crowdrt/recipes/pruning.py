@@ -18,6 +18,11 @@ from crowdrt.contracts import Recipe
 from crowdrt.learning import Pruning, PruningMethod
 from crowdrt.recipes import counting, skt
 
+MULTIPLE: dict[PruningMethod, int] = {
+    "l1": 8,
+    "cp": 16,
+    "agp": 8,
+}  # measured: docs/compression.md
 TITLES: dict[PruningMethod, str] = {"l1": "L1Filter", "cp": "CP", "agp": "AGP"}
 # multiply-accumulates at 576x864 of CSRNet at 1, 1/4 and 1/8, by `crowdrt complexity`
 WHOLE, QUARTER, EIGHTH = 205_531_748_352, 13_007_070_720, 3_305_546_496
@@ -36,6 +41,7 @@ def pruning_recipes() -> Iterator[Recipe]:
             method=method,
             start="csrnet-published",
             macs=QUARTER / WHOLE,
+            multiple=MULTIPLE[method],
             crops=CROPS,
             points=POINTS,
         )
@@ -53,7 +59,12 @@ def pruning_recipes() -> Iterator[Recipe]:
 
 def on_a_cpu(name: str, method: PruningMethod, title: str) -> Recipe:
     """Return a row that prunes the shipped network to the cost of 1/8-CSRNet."""
-    pruning = Pruning(method=method, start="csrnet-quarter", macs=EIGHTH / QUARTER)
+    pruning = Pruning(
+        method=method,
+        start="csrnet-quarter",
+        macs=EIGHTH / QUARTER,
+        multiple=MULTIPLE[method],
+    )
     return Recipe(
         name=name,
         network="csrnet",

@@ -10,6 +10,10 @@ from crowdrt.entry import emit, report
 from crowdrt.errors import RecipeError
 from crowdrt.verbs.options import AsJson, Threads
 
+KeepFloat = Annotated[
+    list[str] | None, typer.Option(help="Name of a convolution to leave in FP32; repeatable.")
+]
+
 
 def calibrate(
     model: Annotated[Path, typer.Argument(help="A float ONNX file that crowdrt exported.")],
@@ -22,9 +26,7 @@ def calibrate(
     percentile: Annotated[float, typer.Option(help="Of |activation|.")] = 99.99,
     num_images: Annotated[int, typer.Option(help="At most this many, evenly spaced.")] = 32,
     weight_bits: Annotated[int, typer.Option(help="7 is right on every CPU; 8 needs VNNI.")] = 7,
-    keep_float: Annotated[
-        list[str] | None, typer.Option(help="Name of a convolution to leave in float; repeatable.")
-    ] = None,
+    keep_float: KeepFloat = None,
     ignore_trained: Annotated[
         bool,
         typer.Option("--ignore-trained", help="Measure, though the network was trained for INT8."),
@@ -82,6 +84,7 @@ def cast(
     strict: Annotated[
         bool, typer.Option("--strict", help="Refuse where a tensor does not fit float16.")
     ] = False,
+    keep_float: KeepFloat = None,
     threads: Threads = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -99,7 +102,7 @@ def cast(
             fix=f"float16 is the one choice: crowdrt cast {model} --fp16 -o {output}",
         )
     config = CastConfig(num_images=num_images, tolerance=tolerance, strict=strict)
-    artifact = cast_stage(model, images, output, config, num_threads=threads)
+    artifact = cast_stage(model, images, output, config, keep_float or (), num_threads=threads)
     if as_json:
         emit(cast_as_json(artifact))
         return

@@ -33,6 +33,7 @@ from crowdrt.calibration.fp16.plan import (
     IN_INT8,
     plan_fp16,
 )
+from crowdrt.calibration.int8.plan import REQUESTED
 from crowdrt.contracts import CalibrationConfig
 from crowdrt.data.preprocess import load_feed
 from crowdrt.engines.ort import OrtEngine
@@ -156,6 +157,18 @@ def test_what_lies_between_the_first_and_the_last_convolution_is_cast():
         f"{k}{i}" for k in "yr" for i in (1, 2, 3, 4)
     }
     assert set(plan.weights) == {f"{kind}{i}" for kind in "wb" for i in (1, 2, 3, 4)}
+
+
+def test_a_convolution_that_is_named_stays_with_its_relu():
+    plan = plan_fp16(network(), keep_float=["Conv_y4"])
+    assert (plan.kept["Conv_y4"], plan.kept["Relu_r4"]) == (REQUESTED, BETWEEN)
+    half = to_fp16(prepared(network()), plan)
+    types = element_types(half)
+    assert [types[name] for name in node_of(half, "Conv_y4").input[1:]] == [FLOAT, FLOAT]
+    assert types["r4"] == FLOAT
+    assert types["y2"] == HALF
+    with pytest.raises(CalibrationError, match="keep_float names Relu_r4, no convolution"):
+        plan_fp16(network(), keep_float=["Relu_r4"])
 
 
 def test_a_norm_stays_and_its_neighbours_are_cast():
@@ -401,6 +414,8 @@ def test_nothing_is_done_twice_and_every_change_is_noticed(float_onnx, photograp
 
     assert redone(float_onnx, photographs[1:], out, CONFIG)
     assert redone(float_onnx, photographs, out, replace(CONFIG, tolerance=0.5))
+    assert redone(float_onnx, photographs, out, CONFIG, ["Conv_y2"])
+    assert redone(float_onnx, photographs, out, CONFIG, ["Conv_y3"])
     onnx.save(network(seed=3), float_onnx)
     assert redone(float_onnx, photographs, out, replace(CONFIG, tolerance=0.5))
 

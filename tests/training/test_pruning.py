@@ -12,7 +12,7 @@ from crowdrt.errors import RecipeError, TrainingError
 from crowdrt.models import build_model
 from crowdrt.training.pruning import groups as grouping
 from crowdrt.training.pruning import selection
-from crowdrt.training.pruning.budget import convolution_costs, fitting, macs_left
+from crowdrt.training.pruning.budget import convolution_costs, fitting, macs_left, rounded
 from crowdrt.training.pruning.groups import groups_of, mask, remove
 from crowdrt.training.pruning.norms import filter_norms, smallest_filters
 from crowdrt.training.pruning.reconstruction import patches, rebuild_layers, summed
@@ -143,6 +143,23 @@ def test_deep_layers_keep_more_where_that_is_asked():
     assert shares["front_end.14"] < 0.5  # the third stage, at stride 4
     for deep in ("front_end.17", "back_end.0"):  # stride 8
         assert shares[deep] == pytest.approx(1.5 * shares["front_end.14"], abs=1 / 64)
+
+
+@pytest.mark.parametrize(("multiple", "deep"), [(8, 1.0), (8, 1.5), (16, 1.5)])
+def test_channels_are_kept_in_multiples(multiple, deep):
+    model = network("csrnet", Fraction(1, 4))
+    groups, costs = groups_of(model), convolution_costs(model)
+    kept = fitting(model, groups, 0.3, deep, multiple)
+    assert {number % multiple for number in kept.values()} == {0}
+    assert len(set(kept.values())) > 2
+    whole = sum(cost.macs for cost in costs.values())
+    assert 0.2 * whole < macs_left(costs, groups, kept) <= 0.3 * whole
+
+
+def test_where_a_layer_has_fewer_it_keeps_all_or_the_nearest():
+    assert [rounded(4, share, 8) for share in (0.01, 0.5, 1.0)] == [4, 4, 4]
+    assert [rounded(20, share, 8) for share in (0.01, 0.5, 0.9, 1.0)] == [8, 8, 16, 20]
+    assert [rounded(20, share, 1) for share in (0.01, 0.5, 0.9, 1.2)] == [1, 10, 18, 20]
 
 
 def test_a_budget_below_one_channel_per_layer_is_refused():

@@ -30,7 +30,9 @@ from crowdrt.training.transfer.task import TransferTask
 
 WIDTH, HALF = Fraction(1, 8), Fraction(1, 16)
 METHODS = ("l1", "cp", "agp")
-PRUNING = Pruning(method="l1", start="csrnet-quarter", macs=0.3, crops=2, points=20, every=2)
+PRUNING = Pruning(
+    method="l1", start="csrnet-quarter", macs=0.3, multiple=1, crops=2, points=20, every=2
+)
 TINY = TrainingConfig(
     steps=6,
     batch_size=2,

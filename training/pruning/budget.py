@@ -72,37 +72,49 @@ def macs_left(
     )
 
 
-def fitting(model: Network, groups: Sequence[ChannelGroup], share: float, deep: float = 1) -> Kept:
+def rounded(channels: int, share: float, multiple: int) -> int:
+    """Return the multiple that is nearest to a share of the channels; at least one, at most all."""
+    step = min(multiple, channels)
+    return min(channels, step * max(1, math.floor(channels * share / step + 0.5)))
+
+
+def fitting(
+    model: Network,
+    groups: Sequence[ChannelGroup],
+    share: float,
+    deep: float = 1,
+    multiple: int = 1,
+) -> Kept:
     """Return how many channels of each group to keep, as many as the budget allows.
 
-    Every group keeps the same share of its channels, at least one of them.
+    Every group keeps the same share of its channels, at least one multiple.
 
     Args:
         model: what is pruned.
         groups: its channels.
         share: of its multiply-accumulates may remain, at most.
         deep: how much larger a share deep groups keep, up to all of them.
+        multiple: of which the kept channels of a group are one, unless they are all it has.
 
     Raises:
-        RecipeError: a single channel per group is more than that.
+        RecipeError: the fewest channels that each group can keep are more than that.
     """
     costs = convolution_costs(model)
     factors = {g.root: deep if costs[g.root].stride >= DEEP_STRIDE else 1.0 for g in groups}
     limit = share * sum(cost.macs for cost in costs.values()) * (1 + 1e-9)
 
     def at(ratio: float) -> dict[str, int]:
-        return {
-            g.root: max(1, math.floor(g.channels * min(1, ratio * factors[g.root]) + 0.5))
-            for g in groups
-        }
+        return {g.root: rounded(g.channels, ratio * factors[g.root], multiple) for g in groups}
 
     low, high = 0.0, 1.0
     if macs_left(costs, groups, at(high)) <= limit:
         return at(high)
     if macs_left(costs, groups, at(low)) > limit:
         raise RecipeError(
-            f"pruning.macs={share}: one channel per layer of {type(model).__name__} is more",
-            fix="use a larger share of its multiply-accumulates, such as pruning.macs=1/4",
+            f"pruning.macs={share}: {type(model).__name__} with the fewest channels per layer, "
+            f"{multiple}, has more",
+            fix="use a larger share of its multiply-accumulates, such as pruning.macs=1/4, or "
+            "smaller steps: pruning.multiple=1",
         )
     for _ in range(HALVINGS):
         middle = (low + high) / 2

@@ -41,11 +41,11 @@ class OnceShaping(Shaping):
         """Remove channels from a trained network, and prove that nothing else has changed."""
         groups = find_groups(model)
         if self.pruning.method == "cp":
-            kept = fitting(model, groups, self.pruning.macs, self.pruning.deep)
+            kept = fit(model, groups, self.pruning)
             crops = self.crops(self.pruning.crops)
             closed = rebuild_layers(model, groups, kept, crops, self.pruning.points)
         else:
-            closed = smallest_filters(model, groups, fitting(model, groups, self.pruning.macs))
+            closed = smallest_filters(model, groups, fit(model, groups, self.pruning))
         remove(model, groups, closed)
         return model
 
@@ -83,7 +83,7 @@ class GradualShaping(Shaping):
         if self._plan is None:
             assert isinstance(model, Network)
             groups = find_groups(model)
-            self._plan = groups, fitting(model, groups, self.pruning.macs)
+            self._plan = groups, fit(model, groups, self.pruning)
         return self._plan
 
     def before_step(self, model: nn.Module, step: int) -> None:
@@ -117,6 +117,12 @@ class GradualShaping(Shaping):
         }
         remove(model, groups, closed)
         return model
+
+
+def fit(model: Network, groups: list[ChannelGroup], pruning: Pruning) -> Kept:
+    """Return how many channels of each group a recipe keeps."""
+    deep = pruning.deep if pruning.method == "cp" else 1
+    return fitting(model, groups, pruning.macs, deep, pruning.multiple)
 
 
 def pruning_of(config: TrainingConfig) -> Pruning:

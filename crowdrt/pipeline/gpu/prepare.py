@@ -6,6 +6,7 @@ only their time is asked for; the shipped student keeps its own.
 
 import gc
 import tempfile
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,15 @@ from crowdrt.benchmarks.feeds import feeds_for
 from crowdrt.calibration.calibrate import calibrate
 from crowdrt.calibration.fp16.cast import CastConfig, cast
 from crowdrt.console import say, track
-from crowdrt.contracts import COUNT, DENSITY, CalibrationConfig, Size, UInt8Image, parse_width
+from crowdrt.contracts import (
+    COUNT,
+    DENSITY,
+    CalibrationConfig,
+    Recipe,
+    Size,
+    UInt8Image,
+    parse_width,
+)
 from crowdrt.data.synthetic.photographs import crowd_photograph, generate
 from crowdrt.engines.ort import OrtEngine
 from crowdrt.manifest import sha256_file, versions, write_json, write_whole
@@ -102,9 +111,13 @@ def write_forms(
             shape = next(tuple(t.dims) for t in model.graph.initializer if t.name == tensor)
             pool.seeds[f"{name}/{tensor}"] = (seed, shape)
         save(model, paths["fp32"])
-    config = CalibrationConfig(num_images=len(images), weight_bits=8)
-    calibrate(paths["fp32"], images, paths["int8"], config)
-    cast(paths["fp32"], images, paths["fp16"], CastConfig(num_images=len(images), tolerance=1.0))
+    recipe = recipe_of(origin)
+    base = CalibrationConfig() if recipe is None else recipe.calibration
+    keep_float = () if recipe is None else recipe.keep_float
+    config = replace(base, num_images=len(images), weight_bits=8)
+    calibrate(paths["fp32"], images, paths["int8"], config, keep_float)
+    halving = CastConfig(num_images=len(images), tolerance=1.0)
+    cast(paths["fp32"], images, paths["fp16"], halving, keep_float)
     return [paths[precision] for precision in PRECISIONS]
 
 
@@ -114,6 +127,13 @@ def origin_of(network: str, width: Fraction) -> Origin:
 
     shipped = student_origin(network)
     return shipped if shipped.width == width else Origin(network=network, width=width, weights=None)
+
+
+def recipe_of(origin: Origin) -> Recipe | None:
+    """Return the recipe of a network that the project ships, which says what stays float."""
+    from crowdrt.pipeline.measuring import student_recipe
+
+    return None if origin.weights is None else student_recipe(origin.network)
 
 
 def save(model: onnx.ModelProto, path: Path) -> None:

@@ -1,6 +1,7 @@
 """`crowdrt cast`: a network in float16, and what that changed."""
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,17 +31,18 @@ def cast_stage(
     images: Path | None,
     out: Path,
     config: CastConfig,
+    keep_float: Sequence[str] = (),
     *,
     num_threads: int = 0,
 ) -> Artifact:
     """Cast to float16, looking at the photographs of a folder, or at generated ones."""
     if images is not None:
         paths = [sample.image for sample in open_samples(images)]
-        return cast(onnx_path, paths, out, config, num_threads=num_threads)
+        return cast(onnx_path, paths, out, config, keep_float, num_threads=num_threads)
     with tempfile.TemporaryDirectory(prefix="crowdrt-cast-") as folder:
         samples = generate(Path(folder), num_images=config.num_images, seed=RUN_SEED)
         paths = [sample.image for sample in samples]
-        return cast(onnx_path, paths, out, config, num_threads=num_threads)
+        return cast(onnx_path, paths, out, config, keep_float, num_threads=num_threads)
 
 
 def cast_as_json(artifact: Artifact) -> dict[str, Any]:

@@ -46,11 +46,13 @@ def quantized(recipe: Recipe, exported: Path, photos: Photographs) -> Artifact:
     )
 
 
-def halved(source: Path, photos: Photographs, out: Path, num_threads: int) -> Artifact | Verdict:
+def halved(
+    recipe: Recipe, source: Path, photos: Photographs, out: Path, num_threads: int
+) -> Artifact | Verdict:
     """Return the float16 file of an FP32 or INT8 one, or why there is none."""
     images = [sample.image for sample in photos.calibration]
     try:
-        return cast(source, images, out, CAST, num_threads=num_threads)
+        return cast(source, images, out, CAST, recipe.keep_float, num_threads=num_threads)
     except CalibrationError as error:
         return Verdict(refused=error.problem)
 
