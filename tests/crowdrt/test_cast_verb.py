@@ -1,5 +1,6 @@
 """`crowdrt cast`: a network in float16 from the command line, and what is done with it."""
 
+import json
 import tempfile
 from functools import partial
 
@@ -27,6 +28,20 @@ def test_cast(crowdrt, command, tmp_path):
     again = crowdrt(*command, "--json").json()
     assert again == said | {"reused": True}
     assert crowdrt(*command, "--tolerance", "0.5", "--json").json()["reused"] is False
+
+
+def test_a_layer_that_is_named_stays_fp32(crowdrt, command, tmp_path):
+    layer = "/network/front_end/front_end.0/Conv"
+    said = crowdrt(*command, "--keep-float", layer, "--json").json()
+    assert 0 < said["fp16_macs"] < 0.99
+    (described,) = crowdrt("inspect", command[-1], "--json").json()
+    assert described["precision"] == "fp16"
+    manifest = json.loads((tmp_path / "tiny.fp16.onnx.json").read_text())
+    assert manifest["facts"]["float"][layer] == "kept float on request"
+    assert crowdrt(*command, "--json").json()["reused"] is False
+    refused = crowdrt(*command, "--keep-float", "nowhere")
+    assert refused.code == 1
+    assert "keep_float names nowhere, no convolution" in refused.err
 
 
 def test_what_changed_is_printed(crowdrt, command):
