@@ -17,6 +17,7 @@ from fractions import Fraction
 from crowdrt.contracts import Recipe
 from crowdrt.learning import Pruning, PruningMethod
 from crowdrt.recipes import counting, skt
+from crowdrt.recipes.students import quantized_as_shipped
 
 MULTIPLE: dict[PruningMethod, int] = {
     "l1": 8,
@@ -65,10 +66,11 @@ def on_a_cpu(name: str, method: PruningMethod, title: str) -> Recipe:
         macs=EIGHTH / QUARTER,
         multiple=MULTIPLE[method],
     )
-    return Recipe(
+    recipe = Recipe(
         name=name,
         network="csrnet",
         width=Fraction(1, 4),
         about=f"SKT, Table 5: {title}, 1/4-CSRNet to the cost of 1/8, on a CPU's budget",
         training=replace(ON_A_CPU, pruning=pruning),
     )
+    return quantized_as_shipped(recipe)

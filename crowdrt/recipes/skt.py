@@ -18,6 +18,7 @@ from fractions import Fraction
 from crowdrt.contracts import Recipe
 from crowdrt.learning import TrainingConfig, Transfer
 from crowdrt.recipes import counting
+from crowdrt.recipes.students import quantized_as_shipped
 
 PUBLISHED = replace(
     counting.PUBLISHED,
@@ -73,6 +74,8 @@ def skt_recipes() -> Iterator[Recipe]:
             about=f"SKT without transfer, {BUDGETS[suffix]}",
             training=config,
         )
+        if suffix:  # quantized alike, so that a comparison in INT8 is one of trainings
+            base = quantized_as_shipped(base)
         yield base
         for name, changes in TRANSFERS.items():
             changed = replace(transfer, **changes)  # type: ignore[arg-type]
