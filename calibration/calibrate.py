@@ -56,10 +56,7 @@ def calibrate(
             pass, and a killed pass goes on. Named here, it refuses statistics that do not fit;
             by default they lie beside `out` and are then collected anew.
     """
-    if out.resolve() == onnx_path.resolve():
-        raise CalibrationError(
-            f"{out} is the float network itself", fix="write elsewhere: -o model.int8.onnx"
-        )
+    refuse_itself(out, onnx_path)
     model = read_onnx(onnx_path)
     chosen = pick(images, config.num_images)
     files = [{"name": path.name, "sha256": hash_of(path)} for path in chosen]
@@ -74,10 +71,26 @@ def calibrate(
     pairs = list(zip(chosen, hashes, strict=True))
     seen = collect_kept(model, info, pairs, kept, num_threads=num_threads)
     told = info.with_calibration(hashes)
-    write_int8(quantize(model, plan, seen, config), told, config, out)
+    write_int8(quantize(model, plan, seen, config), told, out, weight_bits=config.weight_bits)
     listed = {"num": len(files), "sha256": made_from["images"], "files": files}
-    facts = {**facts_of(model, plan, info, seen, config), "images": listed}
+    facts = facts_of(model, plan, info, asdict(config), tensor_facts(plan, seen, config))
+    facts["images"] = listed
     return write_manifest(out, kind="onnx", made_from=made_from, facts=facts)
+
+
+def refuse_itself(out: Path, source: Path, form: str = "int8") -> None:
+    """Refuse to write a network over the one that it is made from.
+
+    Args:
+        out: what will be written.
+        source: what is read.
+        form: what `out` will be, for the name that is proposed.
+    """
+    if out.resolve() == source.resolve():
+        raise CalibrationError(
+            f"{out} is the network itself, of which its {form} form is made",
+            fix=f"write elsewhere: -o {source.with_suffix(f'.{form}.onnx')}",
+        )
 
 
 def identity(
@@ -282,11 +295,9 @@ def ranges_of(
     }
 
 
-def write_int8(
-    model: onnx.ModelProto, info: GraphInfo, config: CalibrationConfig, out: Path
-) -> None:
+def write_int8(model: onnx.ModelProto, info: GraphInfo, out: Path, *, weight_bits: int) -> None:
     """Check the INT8 graph and write it, whole or not at all."""
-    set_info(model, replace(info, precision="int8", weight_bits=config.weight_bits))
+    set_info(model, replace(info, precision="int8", weight_bits=weight_bits))
     onnx.checker.check_model(model, full_check=True)
     onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
     with write_whole(out) as temporary:
@@ -297,15 +308,23 @@ def facts_of(
     model: onnx.ModelProto,
     plan: Plan,
     info: GraphInfo,
-    seen: Mapping[str, Statistics],
-    config: CalibrationConfig,
+    found_by: Mapping[str, Any],
+    tensors: Mapping[str, Mapping[str, float]],
 ) -> dict[str, Any]:
-    """Return what the manifest says of the ranges, and of what runs in INT8."""
+    """Return what the manifest says of the ranges, and of what runs in INT8.
+
+    Args:
+        model: the float network.
+        plan: what of it runs in INT8.
+        info: its own.
+        found_by: how ranges were found.
+        tensors: facts of each INT8 tensor.
+    """
     return {
-        **asdict(config),
+        **found_by,
         "float": dict(plan.left),
         "int8_macs": int8_share(conv_macs(model, info.fixed_size or COST_SIZE), plan.convs),
-        "tensors": tensor_facts(plan, seen, config),
+        "tensors": tensors,
     }
 
 

@@ -6,11 +6,10 @@ from pathlib import Path
 
 import onnx
 
-from crowdrt.calibration.calibrate import COST_SIZE, FORM, float_info, write_int8
-from crowdrt.calibration.cost import conv_macs, int8_share
+from crowdrt.calibration.calibrate import FORM, facts_of, float_info, refuse_itself, write_int8
 from crowdrt.calibration.int8.plan import Plan, plan_int8
 from crowdrt.calibration.int8.qdq import insert_qdq
-from crowdrt.contracts import Artifact, CalibrationConfig
+from crowdrt.contracts import Artifact
 from crowdrt.errors import CalibrationError
 from crowdrt.int8 import TrainedInt8, activation_scale
 from crowdrt.manifest import reusable, sha256_file, write_manifest
@@ -31,8 +30,9 @@ def calibrate_trained(onnx_path: Path, out: Path, keep_float: Sequence[str] = ()
         keep_float: names of convolutions to leave in float, which training did not.
 
     Raises:
-        CalibrationError: the ranges are not this network's.
+        CalibrationError: the ranges are not this network's, or `out` is the float network.
     """
+    refuse_itself(out, onnx_path)
     model = read_onnx(onnx_path)
     trained = graph_info(model, source=str(onnx_path)).trained_int8
     assert trained is not None
@@ -45,15 +45,9 @@ def calibrate_trained(onnx_path: Path, out: Path, keep_float: Sequence[str] = ()
     ranges = ranges_by_group(model, plan, trained, fix=MEASURE.format(onnx_path, out))
     bits, scales = trained.weight_bits, trained.weight_scales
     quantized = insert_qdq(model, plan, ranges, weight_bits=bits, weights=scales)
-    write_int8(quantized, info, CalibrationConfig(weight_bits=bits), out)  # type: ignore[arg-type]
-    facts = {
-        "method": "trained",
-        "weight_bits": bits,
-        "weight_scales": scales,
-        "float": dict(plan.left),
-        "int8_macs": int8_share(conv_macs(model, info.fixed_size or COST_SIZE), plan.convs),
-        "tensors": tensor_facts(plan, ranges),
-    }
+    write_int8(quantized, info, out, weight_bits=bits)
+    found_by = {"method": "trained", "weight_bits": bits, "weight_scales": scales}
+    facts = facts_of(model, plan, info, found_by, tensor_facts(plan, ranges))
     return write_manifest(out, kind="onnx", made_from=made_from, facts=facts)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import onnx
 from onnx import numpy_helper
 
-from crowdrt.calibration.calibrate import COST_SIZE, hash_of, pick
+from crowdrt.calibration.calibrate import COST_SIZE, hash_of, pick, refuse_itself
 from crowdrt.calibration.cost import conv_macs, int8_share
 from crowdrt.calibration.fp16.graph import prepared, to_fp16
 from crowdrt.calibration.fp16.heads import ChannelMeans, Means, heads_of, with_means_kept
@@ -104,10 +104,7 @@ def cast(
             than is tolerated, `config.strict` and a tensor does not fit, or `keep_float` names no
             convolution of it.
     """
-    if out.resolve() == onnx_path.resolve():
-        raise CalibrationError(
-            f"{out} is the network to cast", fix="write elsewhere: -o model.fp16.onnx"
-        )
+    refuse_itself(out, onnx_path, "fp16")
     model = prepared(read_onnx(onnx_path))
     info = graph_info(model, source=str(onnx_path))
     plan_fp16(model, keep_float=keep_float, source=str(onnx_path))  # refuses before long work

@@ -5,7 +5,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from crowdrt.calibration.calibrate import facts_of, identity, quantize, write_int8
+from crowdrt.calibration.calibrate import (
+    facts_of,
+    identity,
+    quantize,
+    refuse_itself,
+    tensor_facts,
+    write_int8,
+)
 from crowdrt.calibration.int8.plan import plan_int8
 from crowdrt.calibration.sensitivity.judge import CountError
 from crowdrt.calibration.sensitivity.rank import Layer
@@ -124,10 +131,7 @@ def write_repaired(search: Search, found: Repair, out: Path) -> Artifact:
 
     Its manifest holds the reason of each float layer, and the steps that led there.
     """
-    if out.resolve() == search.onnx_path.resolve():
-        raise CalibrationError(
-            f"{out} is the float network itself", fix="write elsewhere: -o model.int8.onnx"
-        )
+    refuse_itself(out, search.onnx_path)
     config, files = search.config.calibration, search.calibration_files()
     steps = {**search.facts(), **found.facts()}
     made_from = identity(search.onnx_path, files, config, [*found.kept])
@@ -137,9 +141,10 @@ def write_repaired(search: Search, found: Repair, out: Path) -> Artifact:
     plan = replace(plan, left={**plan.left, **found.kept})
     mixed = quantize(search.model, plan, search.seen, config)
     told = search.info.with_calibration(file["sha256"] for file in files)
-    write_int8(mixed, told, config, out)
+    write_int8(mixed, told, out, weight_bits=config.weight_bits)
     listed = {"num": len(files), "sha256": made_from["images"], "files": files}
-    facts = facts_of(search.model, plan, search.info, search.seen, config)
+    tensors = tensor_facts(plan, search.seen, config)
+    facts = facts_of(search.model, plan, search.info, asdict(config), tensors)
     return write_manifest(
         out,
         kind="onnx",

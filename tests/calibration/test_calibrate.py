@@ -174,8 +174,9 @@ def test_a_missing_or_damaged_image_is_named(float_onnx, photographs, tmp_path):
 
 def test_the_float_network_is_not_written_over(float_onnx, photographs):
     before = float_onnx.read_bytes()
-    with pytest.raises(CalibrationError, match="float network itself"):
+    with pytest.raises(CalibrationError, match="network itself") as caught:
         calibrate(float_onnx, photographs, float_onnx, CONFIG)
+    assert caught.value.fix.endswith(f"-o {float_onnx.with_suffix('.int8.onnx')}")
     assert float_onnx.read_bytes() == before
 
 

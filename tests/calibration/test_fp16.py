@@ -616,8 +616,9 @@ def test_what_is_float16_already_is_refused(source, request, float_onnx, photogr
 
 
 def test_the_network_itself_is_not_overwritten(float_onnx, photographs):
-    with pytest.raises(CalibrationError, match="is the network to cast"):
+    with pytest.raises(CalibrationError, match="network itself") as caught:
         cast(float_onnx, photographs, float_onnx, CONFIG)
+    assert caught.value.fix.endswith(".fp16.onnx")
 
 
 def test_without_images_there_is_nothing_to_look_at(float_onnx, tmp_path):

@@ -139,6 +139,8 @@ def test_repair_keeps_the_planted_layer_and_no_other(float_onnx, samples, tmp_pa
     assert facts["repair"]["steps"][0]["kept"] is True
     assert facts["repair"]["error"]["change"] == found.error.change
     assert write_repaired(search, found, out).reused
+    with pytest.raises(CalibrationError, match="network itself"):
+        write_repaired(search, found, float_onnx)
     assert "repair" in read_manifest(out)["facts"]
 
 

@@ -238,6 +238,15 @@ def test_ranges_travel(files, tmp_path):
     assert not calibrate_trained(float_path, made.path, list(told.ranges)[-1:]).reused
 
 
+def test_the_float_network_is_not_written_over_by_its_trained_form(files):
+    _, float_path = files()
+    before = float_path.read_bytes()
+    with pytest.raises(CalibrationError, match="network itself") as caught:
+        calibrate_trained(float_path, float_path)
+    assert float_path.with_suffix(".int8.onnx").name in caught.value.fix
+    assert float_path.read_bytes() == before
+
+
 def test_calibrating_anew_forgets_what_was_learned(files, photographs, tmp_path, capsys):
     _, float_path = files()
     samples = [Sample(image=path, heads=None) for path in photographs]
