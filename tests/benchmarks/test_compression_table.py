@@ -77,13 +77,51 @@ def test_the_front_by_hand(points, expected):
 
 def test_rows_of_the_front_and_dominated_ones_are_marked():
     fast, good, bad = (
-        row("AT", mae=(80.0, 81.0), ms=5.0),
+        row("AT", mae=(80.0, 81.0), ms=5.0, width="1/16"),
         row("SKT", mae=(70.0, 71.0), ms=9.0),
         row("NST", mae=(90.0, 91.0), ms=9.0),
     )
     found = judge([fast, good, bad])
     assert [each.on_front for each in found] == [True, True, False]
     assert [each.dominated_by for each in found] == ["", "", "SKT fp32"]
+
+
+def test_of_one_graph_nobody_is_faster_by_noise():
+    """Each has the median of all: 10 ms, whoever came out at 9.9."""
+    good, bad = row("SKT", mae=(70.0, 71.0), ms=10.1), row("AT", mae=(80.0, 81.0), ms=9.9)
+    middle = row("NST", mae=(75.0, 76.0), ms=10.0)
+    found = judge([good, bad, middle])
+    assert [each.on_front for each in found] == [True, False, False]
+    assert {each.dominated_by for each in found} == {"", "SKT fp32"}
+    narrower = replace(bad, kind="pruning", recipe="skt-5-cp-cpu")  # one layer narrower than it was
+    assert [each.on_front for each in judge([good, narrower])] == [True, True]
+
+
+def test_a_time_that_could_not_be_taken_leaves_the_errors_in_the_ranking():
+    untimed = row("AT", ms=None, timing="failed: out of memory")
+    (found, _) = judge([untimed, row("SKT", mae=(60.0, 61.0))])
+    assert "timing failed" in found.verdict
+    assert not found.on_front
+    assert len(neighbours([untimed, row("SKT")])) == 1
+
+
+def test_the_budget_says_what_was_trained_before():
+    after, anew = row("CP", start="csrnet-quarter"), row("SKT")
+    assert "600 steps after those of csrnet-quarter, " in render.budget(after)
+    assert "600 steps, " in render.budget(anew)
+    naive = row("naive student", mae=(90.0, 91.0, 92.0))
+    assert [each.beside_naive for each in judge([after, anew, naive])] == [
+        "better than the naive student, which began anew",
+        "better than the naive student",
+        "",
+    ]
+
+
+def test_rows_of_fewer_seeds_are_named():
+    rows = [row("SKT"), row("AT", mae=(70.0,)), row("teacher", mae=(60.0,)), row("CP", failure="x")]
+    said = render.notes(judge(rows))
+    assert "AT fp32: 1 of 3 seeds" in said
+    assert not any("teacher fp32: 1" in note or "CP fp32: " in note for note in said)
 
 
 def test_a_failed_row_is_kept_and_dominates_nobody():
@@ -126,10 +164,21 @@ def test_two_forms_of_the_same_weights_are_paired():
     assert not difference(row("SKT", mae=mae), replace(int8, recipe="another")).exceeds
 
 
-def test_equal_seeds_divide_nothing_by_zero():
-    assert probability((1.0, 1.0), (1.0, 1.0), paired=True) == 1.0
-    assert probability((1.0, 1.0), (2.0, 2.0), paired=False) == 0.0
-    assert probability((1.0, 2.0), (2.0, 3.0), paired=True) == 0.0
+def test_forms_are_paired_by_the_seeds_that_both_have():
+    float_row = row("SKT", mae=(70.0, 80.0, 90.0))
+    int8 = row("SKT", "int8 PTQ", mae=(90.9, 71.0), seeds=(2, 0))
+    found = difference(float_row, int8)
+    assert found.test == "paired t"
+    assert found.p == pytest.approx(probability((70.0, 90.0), (71.0, 90.9), paired=True))
+
+
+def test_where_no_seed_changes_anything_there_is_no_spread_to_judge_by():
+    assert probability((1.0, 1.0), (1.0, 1.0), paired=True) is None
+    assert probability((1.0, 1.0), (2.0, 2.0), paired=False) is None
+    assert probability((1.0, 2.0), (2.0, 3.0), paired=True) is None
+    same = difference(row("SKT", mae=(0.0, 0.0)), row("AT", mae=(5.0, 5.0)))
+    assert not same.exceeds
+    assert "no spread over seeds to tell it from chance" in same.said
 
 
 def test_a_row_no_better_than_the_naive_student_says_so():

@@ -26,6 +26,8 @@ from crowdrt.pipeline.comparison.entrants import entrants_of
 from crowdrt.pipeline.comparison.methods import method_of
 from crowdrt.pipeline.comparison.rows import settings_of
 from crowdrt.pipeline.comparison.sweeping import SweepOptions, sweep_stage
+from crowdrt.pipeline.networks import shipped_weights
+from crowdrt.recipes import recipe_named
 
 SIZE = (96, 128)
 
@@ -211,6 +213,7 @@ def test_an_export_without_parity_fails_its_seed_and_no_other(
     judged = compare_stage(sweep, tmp_path / "out", given)
     row = by_label(judged, "naive student fp32")
     assert row.lost_seeds == {"0": "the two differ"}
+    assert row.seeds == (1,)  # nothing proves what the other one counts
     assert row.sha256 == sha256_file(tmp_path / "out" / "networks" / "tiny-1.onnx")
     assert by_label(judged, "naive student int8 PTQ").seeds == (1,)
 
@@ -289,3 +292,36 @@ def test_weights_that_never_taught_are_no_teacher(sweep, teacher, tmp_path):
         entrants.teacher_of(copied, teacher)
     assert entrants.teacher_of(sweep, teacher).method == "teacher"
     assert entrants.teacher_of(sweep, None) is None
+
+
+def test_shipped_weights_that_never_taught_are_no_teacher(sweep, tmp_path):
+    """A sweep that `--teacher` taught is not shown beside the shipped network."""
+    copied = Path(shutil.copytree(sweep, tmp_path / "sweep"))
+    path = copied / "tiny" / "0" / "row.json"
+    row = json.loads(path.read_text())
+    row["settings"]["transfer"] = {"teacher": "csrnet-quarter"}
+    shipped = shipped_weights(recipe_named("csrnet-quarter"))
+    found = {}
+    for sha256 in ("0" * 64, sha256_file(shipped)):
+        row["records"][0]["teacher_sha256"] = sha256
+        path.write_text(json.dumps(row))
+        found[sha256] = entrants.teacher_of(copied, None)
+    assert found.pop("0" * 64) is None
+    (teacher,) = found.values()
+    assert teacher.declared == recipe_named("csrnet-quarter")  # and its INT8 settings
+
+
+def test_a_race_in_which_one_broke_down_is_run_again(
+    compared, sweep, data, teacher, tmp_path, monkeypatch
+):
+    copied = Path(shutil.copytree(compared[1], tmp_path / "out"))
+    records = copied / "race.jsonl"
+    lines = [json.loads(line) | {"run_id": "1"} for line in records.read_text().splitlines()]
+    lines[0] |= {"samples_ms": [], "verdict": "failed: out of memory"}
+    records.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    raced = []
+    monkeypatch.setattr(comparing, "race", lambda *given: raced.append(1) or fake_race(*given))
+    given = options(data, compared[1], teacher=teacher)
+    compare_stage(sweep, copied, given)
+    compare_stage(sweep, copied, given)
+    assert raced == [1]

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from statistics import fmean, pstdev
+from statistics import fmean, median, pstdev
 
 from crowdrt.benchmarks.tables.compression.printed import TEACHER
 from crowdrt.benchmarks.tables.compression.rows import CompressionRow
@@ -45,11 +45,17 @@ class Difference:
         return self.p is not None and self.p < LEVEL
 
     @property
+    def unknown(self) -> str:
+        """Why there is no p."""
+        few = min(len(self.better.mae), len(self.worse.mae)) < 2
+        return "too few seeds" if few else "no spread over seeds"
+
+    @property
     def said(self) -> str:
         """Return a sentence."""
         names = f"{self.better.label} before {self.worse.label}: {self.people:.2f} people"
         if self.p is None:
-            return f"{names}; too few seeds to tell it from chance"
+            return f"{names}; {self.unknown} to tell it from chance"
         how = "exceeds the spread" if self.exceeds else "within the spread"
         seeds = "every seed agrees" if self.apart else "the seeds overlap"
         counts = f"n = {len(self.better.mae)} and {len(self.worse.mae)}"
@@ -59,33 +65,47 @@ class Difference:
 def difference(one: CompressionRow, other: CompressionRow) -> Difference:
     """Compare two rows that have errors.
 
-    Two forms of the same weights are paired by seed; others are told apart by Welch's t test.
+    Two forms of the same weights are paired by the seeds that both have; others are told apart by
+    Welch's t test.
     """
     assert one.mae
     assert other.mae
     better, worse = sorted((one, other), key=lambda row: fmean(row.mae))
-    paired = one.recipe == other.recipe and one.seeds == other.seeds
+    paired = one.recipe == other.recipe
+    errors = common(better, worse) if paired else (better.mae, worse.mae)
     return Difference(
         better=better,
         worse=worse,
         people=fmean(worse.mae) - fmean(better.mae),
         test="paired t" if paired else "Welch's t",
-        p=probability(better.mae, worse.mae, paired=paired),
+        p=probability(*errors, paired=paired),
         apart=max(better.mae) < min(worse.mae),
     )
 
 
+def common(one: CompressionRow, other: CompressionRow) -> tuple[list[float], list[float]]:
+    """Return the errors of two rows in the seeds that both have, in the same order."""
+    errors = dict(zip(other.seeds, other.mae, strict=True))
+    pairs = [
+        (mae, errors[seed]) for seed, mae in zip(one.seeds, one.mae, strict=True) if seed in errors
+    ]
+    return [mae for mae, _ in pairs], [mae for _, mae in pairs]
+
+
 def probability(one: Sequence[float], other: Sequence[float], *, paired: bool) -> float | None:
-    """Return the two-sided p of the mean difference; None where one has fewer than two seeds."""
+    """Return the two-sided p of the mean difference.
+
+    None where one has fewer than two seeds, or where no seed changes anything, so that there is no
+    spread to judge by.
+    """
     if min(len(one), len(other)) < 2:
         return None
     if paired:
-        changes = [a - b for a, b in zip(one, other, strict=True)]
-        constant, same = pstdev(changes) == 0, fmean(changes) == 0
+        constant = pstdev([a - b for a, b in zip(one, other, strict=True)]) == 0
     else:
-        constant, same = pstdev(one) == pstdev(other) == 0, fmean(one) == fmean(other)
+        constant = pstdev(one) == pstdev(other) == 0
     if constant:  # t is a division by zero
-        return 1.0 if same else 0.0
+        return None
     stats = require("scipy.stats", extra="cpu")
     found = stats.ttest_rel(one, other) if paired else stats.ttest_ind(one, other, equal_var=False)
     return float(found.pvalue)
@@ -132,7 +152,7 @@ class Judged:
 def judge(rows: Sequence[CompressionRow]) -> list[Judged]:
     """Return every row with its place: on the front, dominated, and beside the naive student."""
     racing = [row for row in comparable(rows) if row.median_ms is not None]
-    points = [(fmean(row.mae), row.median_ms or 0.0) for row in racing]
+    points = list(zip(map(fmean, (row.mae for row in racing)), latencies(racing), strict=True))
     by = dict(zip(map(id, racing), dominators(points), strict=True))
     students = [row for row in comparable(rows) if row.is_naive]
     naive = min(students, key=lambda row: fmean(row.mae), default=None)
@@ -150,6 +170,24 @@ def judge(rows: Sequence[CompressionRow]) -> list[Judged]:
     return found
 
 
+def latencies(racing: Sequence[CompressionRow]) -> list[float]:
+    """Return what each row is taken to need, in milliseconds.
+
+    Networks of the same layers are one graph with other weights. What their times differ by is
+    noise, so all have the median of their medians.
+    """
+    alike: dict[tuple[object, ...], list[float]] = {}
+    for row in racing:
+        alike.setdefault(graph_of(row), []).append(row.median_ms or 0.0)
+    return [median(alike[graph_of(row)]) for row in racing]
+
+
+def graph_of(row: CompressionRow) -> tuple[object, ...]:
+    """Return what tells a row's graph from others."""
+    pruned = row.recipe if "pruning" in row.kind.split(" + ") else ""
+    return (row.form, row.engine, row.network, row.width, row.params, row.macs, pruned)
+
+
 def beside_naive(row: CompressionRow, naive: CompressionRow | None) -> str:
     """Say whether a method was worth it: its errors beside those of the student without one."""
     if naive is None or row.is_naive or row.method == TEACHER or not row.mae or row.failure:
@@ -158,7 +196,7 @@ def beside_naive(row: CompressionRow, naive: CompressionRow | None) -> str:
     if found.better is not row or found.people == 0:
         return "no better than the naive student"
     if found.p is None:
-        return "better than the naive student, with too few seeds to tell it from chance"
+        return f"better than the naive student, with {found.unknown} to tell it from chance"
     if not found.exceeds:
         return "no better than the naive student beyond the spread"
-    return "better than the naive student"
+    return "better than the naive student" + ", which began anew" * bool(row.start)

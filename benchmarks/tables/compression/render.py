@@ -11,7 +11,7 @@ from rich.text import Text
 
 from crowdrt.benchmarks.labels import ABSENT, fixed, network_label, size_label
 from crowdrt.benchmarks.tables.compression.judgement import LEVEL, Judged, neighbours
-from crowdrt.benchmarks.tables.compression.printed import NAIVE
+from crowdrt.benchmarks.tables.compression.printed import NAIVE, TEACHER
 from crowdrt.benchmarks.tables.compression.rows import CompressionRow
 
 HEADINGS = (
@@ -58,7 +58,8 @@ def budget(row: CompressionRow) -> str:
     if row.steps is None or row.crops is None or row.minutes is None:
         return ABSENT
     seeds = f", {len(row.seeds)} seeds" if len(row.seeds) > 1 else ""
-    found = f"{row.steps:,} steps, {row.crops:,} crops, {row.minutes:.1f} min{seeds}"
+    after = f" after those of {row.start}" if row.start else ""
+    found = f"{row.steps:,} steps{after}, {row.crops:,} crops, {row.minutes:.1f} min{seeds}"
     return f"{found}; searched {row.search}" if row.search else found
 
 
@@ -168,7 +169,11 @@ def notes(judged: Sequence[Judged]) -> list[str]:
         found.append(
             f"CPU: medians of one interleaved race at {', '.join(sorted(sizes))}, of the seed that "
             f"is the median by validation: {', '.join(sorted(engines))}, "
-            f"{', '.join(sorted(threads))}, {', '.join(sorted(machines))}"
+            f"{', '.join(sorted(threads))}, {', '.join(sorted(machines))}; {samples_of(rows)}"
+        )
+        found.append(
+            "front and dominance: rows of the same layers are one graph, and have the median of "
+            "their latencies"
         )
     found += [f"GPU: {gpu}" for gpu in sorted({row.gpu for row in rows if row.gpu})]
     if tests and not any(row.is_naive for row in rows):
@@ -177,10 +182,16 @@ def notes(judged: Sequence[Judged]) -> list[str]:
     if ranking:
         found.append(
             f"ranking by mean MAE; a difference exceeds the spread where p < {LEVEL:g}. With few "
-            "seeds only large differences can: three against three that all agree are one in "
-            "twenty by chance"
+            "seeds only large differences can: three against three that all agree, one way or "
+            "the other, are one in ten by chance"
         )
     found += [each.said for each in ranking]
+    most = max((len(row.seeds) for row in rows), default=0)
+    found += [
+        f"{row.label}: {len(row.seeds)} of {most} seeds"
+        for row in rows
+        if row.recipe and row.method != TEACHER and not row.failure and len(row.seeds) < most
+    ]
     found += [
         f"{row.label}: timing {row.timing}" for row in rows if row.timing not in ("", "valid")
     ]
@@ -190,6 +201,13 @@ def notes(judged: Sequence[Judged]) -> list[str]:
         for seed, why in row.lost_seeds.items()
         if not row.failure
     ]
+
+
+def samples_of(rows: Sequence[CompressionRow]) -> str:
+    """Return how many samples the medians are of: `24 to 26 samples each`."""
+    found = {row.num_samples for row in rows if row.median_ms is not None}
+    few, many = min(found), max(found)
+    return f"{few} samples each" if few == many else f"{few} to {many} samples each"
 
 
 def threads_of(row: CompressionRow) -> str:

@@ -29,6 +29,7 @@ class CompressionRow:
     kind: str  # teacher, none, quantization, pruning, distillation, or two with "+"
     form: str  # "fp32", "int8 PTQ", "int8 trained", "fp32 eager"
     recipe: str
+    start: str = ""  # the recipe whose trained weights it went on with
     network: str
     width: str  # as it was begun; pruned networks are narrower
     test: str

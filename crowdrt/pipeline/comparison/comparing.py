@@ -77,10 +77,13 @@ def compare_stage(sweep: Path, out: Path, options: CompareOptions) -> list[Judge
     ]
     measured = time_forms(forms, teacher, out / RACES, options)
     gpu = [row for path in options.gpu_records for row in read_records(path)]
-    rows = [row_of(form, test, len(photos.test), measured, gpu, options.size) for form in forms]
-    if teacher is not None:
-        rows.append(eager_row(rows, measured))
-    judged = judge(ordered(rows))
+    rows = [row_of(form, test, len(photos.test), options.size) for form in forms]
+    rows += [
+        replace(row, form=EAGER, file_bytes=None)  # it counts as the file that was proven by it
+        for row in rows
+        if (row.method, row.form) == (TEACHER, FP32)
+    ]
+    judged = judge(ordered([timed(row, measured.get(row.label), gpu) for row in rows]))
     write_results(judged, out)
     return judged
 
@@ -116,7 +119,7 @@ def time_forms(
     threads = options.num_threads
     for form in forms:
         if (file := form.timed_file) is not None:
-            name = label(form)
+            name = form.label
             files[name] = file
             found = engine_contender(file.path, options.store, threads, [options.size])
             contenders.append(replace(found, name=name))
@@ -137,30 +140,19 @@ def time_forms(
     return {row.name: row for row in measured}
 
 
-def label(form: Form) -> str:
-    """Return `SKT int8 PTQ`."""
-    return f"{form.entrant.method} {form.name}"
-
-
-def row_of(
-    form: Form,
-    test: str,
-    num_images: int,
-    measured: Mapping[str, Measurement],
-    gpu: Sequence[Measurement],
-    size: Size,
-) -> CompressionRow:
-    """Return everything that is known of one form."""
+def row_of(form: Form, test: str, num_images: int, size: Size) -> CompressionRow:
+    """Return everything that is known of one form but its time."""
     entrant, file = form.entrant, form.timed_file
     errors = errors_of(form)
     first = entrant.networks[0].record if entrant.networks else {}
     minutes = [n.record["wall_s"] / 60 for n in entrant.networks if "wall_s" in n.record]
     cost = cost_of(form, size)
-    row = CompressionRow(
+    return CompressionRow(
         method=entrant.method,
         kind=entrant.kind,
         form=form.name,
         recipe=entrant.recipe,
+        start=entrant.start,
         network=str(first.get("network", "")),
         width=str(first.get("width", "")),
         test=test,
@@ -179,20 +171,20 @@ def row_of(
         size=size,
         failure=failure_of(form, errors),
     )
-    return timed(row, measured.get(label(form)), gpu)
 
 
 def errors_of(form: Form) -> dict[int, tuple[float, float]]:
     """Return MAE and RMSE by seed: as the engine counted, else as PyTorch did after training.
 
-    An FP32 file is proven to count as PyTorch does, and is not counted once more.
+    An FP32 file is proven to count as PyTorch does, and is not counted once more; where the proof
+    failed, the seed is lost.
     """
     if form.counts or form.name != FP32:
         return {seed: (found.mae, found.rmse) for seed, found in form.counts.items()}
     return {
         network.seed: (network.record["mae"], network.record["rmse"])
         for network in form.entrant.networks
-        if "mae" in network.record
+        if "mae" in network.record and network.seed not in form.lost
     }
 
 
@@ -239,7 +231,6 @@ def timed(
         return row
     own = [each for each in gpu if each.sha256 == found.sha256 and each.compute_ms]
     run = bool(found.samples_ms)
-    broken = found.verdict.removeprefix("failed: ") if not run else ""
     return replace(
         row,
         engine=found.engine,
@@ -255,16 +246,7 @@ def timed(
         run_id=found.run_id,
         machine=str(found.machine.get("cpu", "")),
         sha256=found.sha256,
-        failure=row.failure or broken,
     )
-
-
-def eager_row(
-    rows: Sequence[CompressionRow], measured: Mapping[str, Measurement]
-) -> CompressionRow:
-    """Return the teacher in eager PyTorch, whose counts are those of its proven FP32 file."""
-    base = next(row for row in rows if (row.method, row.form) == (TEACHER, FP32))
-    return timed(replace(base, form=EAGER, file_bytes=None), measured.get(f"{TEACHER} {EAGER}"), ())
 
 
 def write_results(judged: Sequence[Judged], out: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from crowdrt.benchmarks.tables.compression.printed import TEACHER
+from crowdrt.console import say
 from crowdrt.contracts import Recipe
 from crowdrt.errors import BenchmarkError, RecipeError
 from crowdrt.manifest import sha256_file
@@ -46,6 +47,7 @@ class Entrant:
     method: str
     kind: str
     networks: Sequence[Network]
+    start: str = ""  # the recipe whose weights were gone on with
     lost: Mapping[str, str] = field(default_factory=dict)  # seed -> why it failed
 
     @property
@@ -152,7 +154,14 @@ def entrant(
     method, kind = (recipe, "unknown") if settings is None else method_of(settings)
     lost = {str(why["seed"]): str(why["problem"]) for why in failed}
     networks = [by_seed[seed] for seed in sorted(by_seed)]
-    return Entrant(recipe=recipe, method=method, kind=kind, networks=networks, lost=lost)
+    return Entrant(
+        recipe=recipe,
+        method=method,
+        kind=kind,
+        networks=networks,
+        start=next(starts_in(settings or {}), ""),
+        lost=lost,
+    )
 
 
 def disambiguated(entrants: Sequence[Entrant]) -> list[Entrant]:
@@ -184,26 +193,33 @@ def teacher_of(sweep: Path, path: Path | None) -> Entrant | None:
         if (sha256 := record.get("teacher_sha256"))
     }
     names = [name for row in rows for name in teachers_in(row.get("settings", {}))]
-    weights = path or next(
-        (found for name in names if (found := shipped_weights(recipe_named(name)))), None
-    )
+    shipped = (found for name in names if (found := shipped_weights(recipe_named(name))))
+    weights = path or next(shipped, None)
     if weights is None:
         return None
-    if path is not None and taught and sha256_file(weights) not in taught:
-        raise RecipeError(
-            f"{weights} has not taught the rows of {sweep}",
-            fix="name the weights that were given to crowdrt sweep --teacher",
-        )
-    return named_teacher(weights, names)
+    if not taught or sha256_file(weights) in taught:
+        return named_teacher(weights, names)
+    if path is None:
+        say(f"{weights.name} has not taught the rows of {sweep}; name who did: --teacher FILE")
+        return None
+    raise RecipeError(
+        f"{weights} has not taught the rows of {sweep}",
+        fix="name the weights that were given to crowdrt sweep --teacher",
+    )
 
 
 def teachers_in(settings: Mapping[str, Any]) -> Iterator[str]:
     """Yield the recipes whose weights taught a row, or that it went on with."""
-    for part, name in (
-        *(("transfer", "teacher"), ("distillation", "teacher")),
-        *(("pruning", "start"), ("quantization", "start")),
-    ):
-        if found := (settings.get(part) or {}).get(name):
+    for part in ("transfer", "distillation"):
+        if found := (settings.get(part) or {}).get("teacher"):
+            yield found
+    yield from starts_in(settings)
+
+
+def starts_in(settings: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the recipes whose weights a row went on with."""
+    for part in ("pruning", "quantization"):
+        if found := (settings.get(part) or {}).get("start"):
             yield found
 
 
@@ -212,8 +228,10 @@ def named_teacher(weights: Path, names: Sequence[str]) -> Entrant:
     from crowdrt.models.weights_info import describe_weights
 
     info = describe_weights(weights)
+    like = ((name, recipe_named(name)) for name in names)  # whose INT8 settings it has
     recipe = next(
-        (name for name in names if shipped_weights(recipe_named(name)) == weights), weights.name
+        (name for name, own in like if (own.network, own.width) == (info.network, info.width)),
+        weights.name,
     )
     record = {"network": info.network, "width": str(info.width), "seed": 0}
     network = Network(seed=0, weights=weights, record=record)

@@ -42,6 +42,11 @@ class Form:
     lost: dict[int, str] = field(default_factory=dict)  # why a seed has no file, or no count
 
     @property
+    def label(self) -> str:
+        """Return `SKT int8 PTQ`."""
+        return f"{self.entrant.method} {self.name}"
+
+    @property
     def timed(self) -> Network | None:
         """The network whose file stands for the form's speed, of those that have one.
 
@@ -123,7 +128,7 @@ def attempt(form: Form, network: Network, make: Callable[[], T]) -> T | None:
         why = explained(error)
         if stopped(error) or why is None:
             raise
-        say(f"{form.entrant.method} {form.name}, seed {network.seed}: {why.problem}")
+        say(f"{form.label}, seed {network.seed}: {why.problem}")
         form.lost[network.seed] = why.problem
         return None
 

@@ -4,10 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from crowdrt.benchmarks.tables.compression.printed import NAIVE
+from crowdrt.recipes import distillation, pruning, quantization
 
-PRUNED = {"l1": "L1Filter", "cp": "CP", "agp": "AGP"}
-QUANTIZED = {"dorefa": "DoReFa", "qat": "QAT"}
-DISTILLED = {"fitnets": "FitNets", "dml": "DML", "nst": "NST", "at": "AT", "ab": "AB"}
 SKT = {"intra": "cosine", "inter": "dense", "ground_truth": "both"}  # the paper's own setting
 
 
@@ -18,21 +16,21 @@ def method_of(settings: Mapping[str, Any]) -> tuple[str, str]:
         settings: what `row.json` holds; a part that a recipe does not have is None or missing.
     """
     found: list[tuple[str, str]] = []
-    if pruning := settings.get("pruning"):
-        found.append((titled(PRUNED, pruning["method"]), "pruning"))
+    if pruned := settings.get("pruning"):
+        found.append((titled(pruning.TITLES, pruned["method"]), "pruning"))
     if transfer := settings.get("transfer"):
         found.append((transferred(transfer), "distillation"))
-    if distillation := settings.get("distillation"):
-        found.append((titled(DISTILLED, distillation["method"]), "distillation"))
-    if quantization := settings.get("quantization"):
-        found.append((titled(QUANTIZED, quantization["method"]), "quantization"))
+    if distilled := settings.get("distillation"):
+        found.append((titled(distillation.TITLES, distilled["method"]), "distillation"))
+    if quantized := settings.get("quantization"):
+        found.append((titled(quantization.NAMES, quantized["method"]), "quantization"))
     if not found:
         return NAIVE, "none"
     methods, kinds = zip(*found, strict=True)
     return " + ".join(methods), " + ".join(kinds)
 
 
-def titled(titles: Mapping[str, str], method: str) -> str:
+def titled(titles: Mapping[Any, str], method: str) -> str:
     """Return a method as its paper calls it."""
     return titles.get(method, method.upper())
 

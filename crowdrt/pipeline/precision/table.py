@@ -302,7 +302,7 @@ def time_forms(
 def recorded(
     records: Path, files: Mapping[str, Artifact], size: Size, num_threads: int
 ) -> list[Measurement]:
-    """Return the newest race of exactly these files, if there was one."""
+    """Return the newest race of exactly these files, if there was one in which all ran."""
     if not records.is_file():
         return []
     wanted = {(name, file.sha256) for name, file in files.items()}
@@ -311,5 +311,6 @@ def recorded(
     for row in read_records(records):
         if row.size == size and row.num_threads == threads:
             runs.setdefault(row.run_id, []).append(row)
-    same = [run for run in runs.values() if {(r.name, r.sha256) for r in run} == wanted]
+    whole = [run for run in runs.values() if all(row.samples_ms for row in run)]
+    same = [run for run in whole if {(r.name, r.sha256) for r in run} == wanted]
     return same[-1] if same else []
