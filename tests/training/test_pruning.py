@@ -1,6 +1,7 @@
 """Pruning: which channels go together, how many a budget leaves, and which those are."""
 
 import copy
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -12,11 +13,12 @@ from crowdrt.errors import RecipeError, TrainingError
 from crowdrt.models import build_model
 from crowdrt.training.pruning import groups as grouping
 from crowdrt.training.pruning import selection
-from crowdrt.training.pruning.budget import convolution_costs, fitting, macs_left, rounded
+from crowdrt.training.pruning.budget import fitting, macs_left, rounded
+from crowdrt.training.pruning.costs import convolution_costs
 from crowdrt.training.pruning.groups import groups_of, mask, remove
 from crowdrt.training.pruning.norms import filter_norms, smallest_filters
 from crowdrt.training.pruning.reconstruction import patches, rebuild_layers, summed
-from crowdrt.training.pruning.selection import Sums, lasso, rebuilt, select
+from crowdrt.training.pruning.selection import SETTLED, Sums, descend, lasso, rebuilt, select
 
 EIGHTH = Fraction(1, 8)
 PRUNABLE = ("csrnet", "bl", "mcnn", "can", "sanet")
@@ -160,6 +162,8 @@ def test_where_a_layer_has_fewer_it_keeps_all_or_the_nearest():
     assert [rounded(4, share, 8) for share in (0.01, 0.5, 1.0)] == [4, 4, 4]
     assert [rounded(20, share, 8) for share in (0.01, 0.5, 0.9, 1.0)] == [8, 8, 16, 20]
     assert [rounded(20, share, 1) for share in (0.01, 0.5, 0.9, 1.2)] == [1, 10, 18, 20]
+    for number in (10, 11):
+        assert [rounded(number, share, 8) for share in (0.99, 1.0, 1.5)] == [8, number, number]
 
 
 def test_a_budget_below_one_channel_per_layer_is_refused():
@@ -173,9 +177,12 @@ def test_a_network_that_cannot_be_followed_is_refused():
         groups_of(build_model("dssinet", EIGHTH))
 
 
-def test_groups_that_miss_a_reader_are_caught():
+@pytest.mark.parametrize("answer", ["varies", "constant"])
+def test_groups_that_miss_a_reader_are_caught(answer):
     """A dependency that was overlooked would remove other channels than it closes."""
     model = network()
+    if answer == "constant":  # as after many channels were closed at once
+        torch.nn.init.zeros_(model.density_head.weight)
     groups = groups_of(model)
     wrong = grouping.ChannelGroup(
         groups[1].root,
@@ -185,6 +192,43 @@ def test_groups_that_miss_a_reader_are_caught():
     )
     with pytest.raises(TrainingError, match="does not answer"):
         remove(model, [wrong], {wrong.root: [0, 1, 2]})
+    assert not model.pruned
+    assert model.get_submodule(wrong.root).out_channels == wrong.channels
+
+
+@pytest.mark.parametrize("name", PRUNABLE)
+def test_one_exchanged_channel_is_caught(name):
+    """Of the widest group, in one of the layers that read it."""
+    model = network(name)
+    group = max(groups_of(model), key=lambda each: each.channels)
+    layer, places = next(iter(group.reads.items()))
+    order = torch.tensor([1, 0, *range(2, group.channels)])
+    wrong = replace(group, reads={**group.reads, layer: places[order]})
+    with pytest.raises(TrainingError, match="does not answer"):
+        remove(model, [wrong], {group.root: [0]})
+
+
+def test_answers_that_never_vary_prove_nothing(monkeypatch):
+    model = network()
+    groups = groups_of(model)
+    monkeypatch.setattr(type(model), "forward", lambda _model, _image: torch.ones(1, 1, 8, 8))
+    with pytest.raises(TrainingError, match="does not answer"):
+        remove(model, groups, {groups[0].root: [0]})
+
+
+def test_an_answer_that_cancels_is_no_reason_to_refuse():
+    """What is left of it is how sums were rounded, which fewer channels change."""
+    model = network()
+    last, head = model.back_end[-2], model.density_head
+    with torch.no_grad():
+        for tensor in (last.weight, last.bias):
+            tensor[1::2] = tensor[0::2]
+        head.weight[:, 1::2] = -head.weight[:, 0::2]
+        head.bias.zero_()
+        assert model(image_of(model)).abs().max() < 1e-6
+    groups = groups_of(model)
+    remove(model, groups, {groups[0].root: [0]})
+    assert model.pruned
 
 
 def summed_by_hand(reads, wanted):
@@ -219,14 +263,29 @@ def test_lasso_keeps_one_of_two_equal_channels():
     assert 2 in chosen
 
 
-def test_lasso_is_the_least_penalised_error():
-    """Against brute force: at its solution no single coefficient can be moved to a lower error."""
+@pytest.mark.parametrize("share", [0.9, 0.3, 0.01])
+def test_lasso_is_the_least_penalised_error(share):
+    """Where it ends no coefficient can lower the error by more than the penalty takes for it."""
+    rng = np.random.default_rng(2)
+    basis = rng.normal(size=(50, 6))
+    basis[:, 1:] += basis[:, :1]  # channels that have much in common
+    shared, asked = basis.T @ basis, basis.T @ rng.normal(size=50)
+    penalty, found = share * np.abs(asked).max(), np.zeros(6)
+    descend(shared, asked, found, penalty)
+    left, is_open = asked - shared @ found, found != 0
+    tolerance = SETTLED * np.abs(shared).sum(1).max()
+    assert tolerance < 0.1 * penalty or share == 0.01
+    assert is_open.any()
+    assert is_open.all() == (share == 0.01)
+    assert (np.abs(left[~is_open]) <= penalty + tolerance).all()
+    np.testing.assert_allclose(left[is_open], penalty * np.sign(found[is_open]), atol=tolerance)
+
+
+def test_the_strongest_channel_enters_first():
     rng = np.random.default_rng(2)
     basis = rng.normal(size=(50, 4))
     shared, asked = basis.T @ basis, basis.T @ rng.normal(size=50)
-    assert len(lasso(shared, asked, 4)) == 4
-    alone = [lasso(shared, asked, 1)[0]]
-    assert alone == [int(np.abs(asked).argmax())]  # the first to enter the path
+    assert lasso(shared, asked, 1) == [int(np.abs(asked).argmax())]
 
 
 def test_rebuilding_is_least_squares(layer_by_hand, monkeypatch):

@@ -1,57 +1,16 @@
 """How many channels of each group a budget of multiply-accumulates leaves."""
 
-import copy
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
 
-import torch
-from torch import nn
-
-from crowdrt.contracts import Size
 from crowdrt.errors import RecipeError
 from crowdrt.models.network import Network
-from crowdrt.training.pruning.groups import CONVOLUTIONS, ChannelGroup
+from crowdrt.training.pruning.costs import ConvolutionCost, convolution_costs
+from crowdrt.training.pruning.groups import ChannelGroup
 
-SIZE: Size = (576, 864)  # of the image that is counted: the mean of ShanghaiTech A
 HALVINGS = 50  # of the interval in which the share that fits is sought
 DEEP_STRIDE = 8  # from here on features are deep: VGG-16's fourth stage
 Kept = Mapping[str, int]  # by a group's root: how many of its channels are left
-
-
-@dataclass(frozen=True)
-class ConvolutionCost:
-    """A convolution as it stands."""
-
-    inputs: int
-    outputs: int
-    macs: int
-    stride: float  # input pixels per cell of what it writes
-
-
-def convolution_costs(model: Network) -> dict[str, ConvolutionCost]:
-    """Return what every convolution costs on one image, counted on the meta device."""
-    outline = copy.deepcopy(model).to("meta").eval()
-    costs: dict[str, ConvolutionCost] = {}
-    for name, layer in outline.named_modules():
-        if isinstance(layer, CONVOLUTIONS):
-
-            def note(layer: nn.Module, inputs: Any, output: Any, name: str = name) -> None:
-                assert isinstance(layer, CONVOLUTIONS)
-                # a transposed convolution multiplies at each of its inputs, others at each output
-                at = inputs[0] if isinstance(layer, nn.ConvTranspose2d) else output
-                macs = math.prod(at.shape[2:]) * layer.weight.numel()
-                before = costs[name].macs if name in costs else 0  # one that runs several times
-                stride = math.sqrt(math.prod(SIZE) / math.prod(output.shape[2:]))
-                costs[name] = ConvolutionCost(
-                    layer.in_channels, layer.out_channels, before + macs, stride
-                )
-
-            layer.register_forward_hook(note)
-    with torch.no_grad():
-        outline(torch.empty(1, model.preprocessing.num_channels, *SIZE, device="meta"))
-    return costs
 
 
 def macs_left(
@@ -73,7 +32,12 @@ def macs_left(
 
 
 def rounded(channels: int, share: float, multiple: int) -> int:
-    """Return the multiple that is nearest to a share of the channels; at least one, at most all."""
+    """Return the multiple that is nearest to a share of the channels; at least one, at most all.
+
+    All of them stay as they are, whether they are a multiple or not.
+    """
+    if share >= 1:
+        return channels
     step = min(multiple, channels)
     return min(channels, step * max(1, math.floor(channels * share / step + 0.5)))
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from crowdrt.training.pruning.budget import Kept
-from crowdrt.training.pruning.groups import CONVOLUTIONS, ChannelGroup
+from crowdrt.training.pruning.costs import CONVOLUTIONS
+from crowdrt.training.pruning.groups import ChannelGroup
 
 
 @torch.no_grad()
