@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from crowdrt.console import tell
+from crowdrt.contracts import parse_size
 from crowdrt.entry import emit
+from crowdrt.errors import EngineError
 from crowdrt.verbs.options import AsJson, Store, Threads
 
 if TYPE_CHECKING:
@@ -38,11 +40,28 @@ SignKey = Annotated[
     Path | None, typer.Option(help="TensorRT: sign with this Ed25519 private key (PEM).")
 ]
 
+AUTO = "auto"
+ChoiceImages = Annotated[
+    Path | None, typer.Option("--images", help="auto: photographs to count; else generated crowds.")
+]
+Against = Annotated[
+    Path | None, typer.Option(help="auto: the FP32 file that counts are held against.")
+]
+ChoiceSize = Annotated[
+    str | None, typer.Option("--size", help="auto: HEIGHTxWIDTH to be fast at; 576x864.")
+]
+Seconds = Annotated[float | None, typer.Option(min=0, help="auto: measuring time; 20.")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="auto: choose again.")]
+
 
 def build(
     model: Annotated[Path, typer.Argument(help="An ONNX file.")],
     runtime: Annotated[
-        str, typer.Option("--engine", help="onnxruntime, openvino or tensorrt.")
+        str,
+        typer.Option(
+            "--engine",
+            help="onnxruntime, openvino or tensorrt; auto: the fastest here that counts rightly.",
+        ),
     ] = "onnxruntime",
     shape: ShapeText = None,
     batch: Batch = None,
@@ -53,6 +72,11 @@ def build(
     any_precision: AnyPrecision = False,
     timing_cache: TimingCache = None,
     sign_key: SignKey = None,
+    images: ChoiceImages = None,
+    against: Against = None,
+    size: ChoiceSize = None,
+    seconds: Seconds = None,
+    fresh: Fresh = False,
     store: Store = None,
     threads: Threads = 0,
     as_json: AsJson = False,
@@ -71,6 +95,17 @@ def build(
         any_precision=any_precision or None,
         timing_cache=timing_cache,
     )
+    choice = {"images": images, "against": against, "size": size, "seconds": seconds}
+    choice = {name: value for name, value in choice.items() if value is not None}
+    if runtime == AUTO:
+        refuse_for_auto(plan, sign_key)
+        choose(model, store or default_store(), choice, threads, fresh=fresh, as_json=as_json)
+        return
+    if choice or fresh:
+        raise EngineError(
+            f"--engine {runtime} chooses nothing, so it takes no --{next(iter(choice), 'fresh')}",
+            fix=f"leave it out, or let the machine choose: --engine {AUTO}",
+        )
     engines = EngineStore(store or default_store())
     engine = engines.build(model, engine=runtime, num_threads=threads, plan=plan, sign_key=sign_key)
     if as_json:
@@ -79,6 +114,32 @@ def build(
         return
     how = "was built before" if engine.reused else f"built in {engine.seconds:.1f} s"
     tell(f"{engine.path} ({how})")
+
+
+def refuse_for_auto(plan: "PlanOptions | None", sign_key: Path | None) -> None:
+    """Refuse what only TensorRT takes: auto chooses among CPU runtimes."""
+    if plan is not None or sign_key is not None:
+        raise EngineError(
+            f"--engine {AUTO} chooses among CPU runtimes, which take no TensorRT options",
+            fix="leave them out, or use --engine tensorrt",
+        )
+
+
+def choose(
+    model: Path, store: Path, asked: dict[str, Any], threads: int, *, fresh: bool, as_json: bool
+) -> None:
+    """Choose a runtime, build for it and print both."""
+    from crowdrt.pipeline.choosing import ChoiceOptions, choose_engine, show_choice
+    from crowdrt.pipeline.choosing import as_json as choice_as_json
+
+    if "size" in asked:
+        asked["size"] = parse_size(asked["size"])
+    options = ChoiceOptions(num_threads=threads, fresh=fresh, **asked)
+    found = choose_engine(model, store, options)
+    if as_json:
+        emit(choice_as_json(found))
+        return
+    show_choice(found)
 
 
 def plan_options(**asked: Any) -> "PlanOptions | None":
