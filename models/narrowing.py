@@ -12,10 +12,12 @@ from torch.overrides import TorchFunctionMode
 
 from crowdrt.errors import WeightsError
 from crowdrt.models.network import Network
-from crowdrt.models.tensors import SHOWN, Shapes, shapes
+from crowdrt.models.tensors import Shapes, misfits, shapes
 
 SIDE_PX = 64  # of the image that proves on the meta device that layers fit each other
-PRUNE_AGAIN = "copy the file again, or prune again: crowdrt train skt-5-l1filter-cpu --data DIR"
+PRUNE_AGAIN = (
+    "copy the file again, or prune again: crowdrt train skt-5-l1filter-cpu --data DIR -o OUT"
+)
 BROADCASTING = ("add", "sub", "mul", "div", "maximum", "minimum")  # would hide what does not fit
 
 
@@ -50,18 +52,8 @@ def narrow(model: Network, found: Shapes, *, source: str) -> None:
 
 def check_left(found: Shapes, whole: Shapes, *, source: str) -> None:
     """Refuse tensors that no removal of channels leaves: others, larger ones, other kernels."""
-    problems = [f"{name} is missing" for name in whole if name not in found]
-    problems += [f"{name} is not part of the network" for name in found if name not in whole]
-    problems += [
-        f"{name} is {found[name]}, of {shape} in the whole network"
-        for name, shape in whole.items()
-        if name in found and not is_left(found[name], shape)
-    ]
-    if problems:
-        more = f" and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
-        raise WeightsError(
-            f"{source} is no pruned network: {'; '.join(problems[:SHOWN])}{more}", fix=PRUNE_AGAIN
-        )
+    if wrong := misfits(found, whole, fits=is_left, beside="where the whole network has"):
+        raise WeightsError(f"{source} is no pruned network: {wrong}", fix=PRUNE_AGAIN)
 
 
 def is_left(found: tuple[int, ...], whole: tuple[int, ...]) -> bool:

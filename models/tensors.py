@@ -1,6 +1,7 @@
 """Filling a network from named tensors that somebody else wrote: everything is checked first."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from operator import eq
 
 import torch
 from torch import Tensor, nn
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 from crowdrt.errors import WeightsError
 
 Shapes = Mapping[str, tuple[int, ...]]
+Fits = Callable[[tuple[int, ...], tuple[int, ...]], bool]
 BATCHES_SEEN = ".num_batches_tracked"  # batch norm counts them in an integer
 SHOWN = 3  # offending names in a message; the rest is counted
 
@@ -33,18 +35,28 @@ def shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
 
 def check_shapes(found: Shapes, expected: Shapes, *, source: str) -> None:
     """Refuse tensors that are missing, left over or of another shape."""
+    if wrong := misfits(found, expected, fits=eq, beside="instead of"):
+        raise WeightsError(f"{source} does not fit the network: {wrong}", fix=FITTING)
+
+
+def misfits(found: Shapes, expected: Shapes, *, fits: Fits, beside: str) -> str:
+    """Return which tensors are missing, left over or of a wrong shape, the first few of them.
+
+    Args:
+        found: what a file holds.
+        expected: what a network has.
+        fits: whether a tensor may have the one shape where the network has the other.
+        beside: words between the two where it may not.
+    """
     problems = [f"{name} is missing" for name in expected if name not in found]
     problems += [f"{name} is not part of the network" for name in found if name not in expected]
     problems += [
-        f"{name} is {found[name]} instead of {shape}"
+        f"{name} is {found[name]} {beside} {shape}"
         for name, shape in expected.items()
-        if found.get(name, shape) != shape
+        if name in found and not fits(found[name], shape)
     ]
-    if problems:
-        more = f" and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
-        raise WeightsError(
-            f"{source} does not fit the network: {'; '.join(problems[:SHOWN])}{more}", fix=FITTING
-        )
+    more = f" and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+    return "; ".join(problems[:SHOWN]) + more
 
 
 def check_finite(tensors: Mapping[str, Tensor], *, source: str) -> None:

@@ -131,7 +131,15 @@ def test_layers_that_do_not_fit_each_other_are_refused(whole, tmp_path):
 )
 def test_shapes_that_no_pruning_leaves_are_refused(whole, tmp_path, name, shape):
     tensors = first_cut(whole) | {name: torch.zeros(shape)}
-    with pytest.raises(WeightsError):
+    with pytest.raises(WeightsError) as caught:
+        load_network(rewritten(tmp_path / "w.safetensors", tensors))
+    assert caught.value.fix.endswith("--data DIR -o OUT")
+
+
+def test_larger_tensors_are_named_with_what_the_whole_network_has(whole, tmp_path):
+    tensors = first_cut(whole) | {"front_end.0.weight": torch.zeros(9, 3, 3, 3)}
+    found = r"front_end.0.weight is \(9, 3, 3, 3\) where the whole network has \(8, 3, 3, 3\)"
+    with pytest.raises(WeightsError, match=f"no pruned network: {found}"):
         load_network(rewritten(tmp_path / "w.safetensors", tensors))
 
 
