@@ -4,8 +4,10 @@ Every field is part of a run's identity: a checkpoint of other settings is never
 Where and how fast a run takes place (devices, threads) is no part of it.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Literal, get_args
+from itertools import chain
+from typing import Any, Literal, get_args
 
 from crowdrt.errors import RecipeError
 from crowdrt.int8 import WEIGHT_MAX, WeightScales
@@ -107,17 +109,7 @@ class Distillation:
                 f"first_stage={self.first_stage} leaves no step to one of two stages",
                 fix="use a share of the steps between 0 and 1, such as 0.25",
             )
-        self.check_used()
-
-    def check_used(self) -> None:
-        """Refuse a setting that the method would not look at."""
-        known = METHOD_SETTINGS[self.method]
-        for each in fields(self)[2:]:
-            if each.name not in known and getattr(self, each.name) != each.default:
-                raise RecipeError(
-                    f"method {self.method!r} has no {each.name}",
-                    fix=f"leave it out; it has {', '.join(known)}",
-                )
+        check_used(self, METHOD_SETTINGS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,9 +182,15 @@ class Quantization:
     def __post_init__(self) -> None:
         check_choice("quantization.method", self.method, get_args(QuantizationMethod))
         check_choice("weight_bits", self.weight_bits, tuple(WEIGHT_MAX))
-        for name in ("range_decay", "moving"):
-            if not 0 <= (value := getattr(self, name)) <= 1:
-                raise RecipeError(f"{name}={value} is no share", fix="use a value in [0, 1]")
+        if not 0 <= self.range_decay <= 1:
+            raise RecipeError(
+                f"range_decay={self.range_decay} is no share", fix="use a value in [0, 1]"
+            )
+        if not 0 < self.moving <= 1:
+            raise RecipeError(
+                f"moving={self.moving} is no share of the steps in which ranges are observed",
+                fix="use a value in (0, 1]",
+            )
 
     @property
     def weight_scales(self) -> WeightScales:
@@ -200,12 +198,21 @@ class Quantization:
         return "channel" if self.method == "qat" else "layer"
 
 
+# which settings a method has beside its start and its budget
+PRUNING_SETTINGS: dict[PruningMethod, tuple[str, ...]] = {
+    "l1": ("multiple",),
+    "cp": ("multiple", "deep", "crops", "points"),
+    "agp": ("multiple", "over", "every"),
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Pruning:
     """Which channels a trained network loses, and how many; what is left learns on.
 
     Methods: "l1", L1Filter (arXiv:1608.08710); "cp", channel pruning (arXiv:1707.06168); "agp",
-    gradual pruning (arXiv:1710.01878). `crowdrt.training.pruning` says what they do.
+    gradual pruning (arXiv:1710.01878). `crowdrt.training.pruning` says what they do. A setting
+    that the method has no use for keeps its default; `PRUNING_SETTINGS` says which it has.
     """
 
     method: PruningMethod
@@ -227,6 +234,7 @@ class Pruning:
                 )
         for name in ("multiple", "deep", "crops", "points", "every"):
             check_positive(f"pruning.{name}", getattr(self, name))
+        check_used(self, PRUNING_SETTINGS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -318,7 +326,8 @@ class TrainingConfig:
         if self.pruning is not None and self.quantization is not None:
             raise RecipeError(
                 "pruning and quantization are two trainings, one after the other",
-                fix="prune first, then: crowdrt train skt-5-qat-cpu --init PRUNED.safetensors",
+                fix="prune first, then: crowdrt train skt-5-qat-cpu --init PRUNED.safetensors "
+                "--data DIR -o OUT",
             )
         low, high = self.crop_ratio
         if not 0 < low <= high <= 1:
@@ -350,6 +359,23 @@ class TrainingConfig:
         """The recipe whose weights teach, if any do."""
         learning_from = self.transfer or self.distillation
         return learning_from.teacher if learning_from else None
+
+
+def check_used(part: Distillation | Pruning, settings: Mapping[Any, tuple[str, ...]]) -> None:
+    """Refuse a setting that a part's method would not look at.
+
+    Args:
+        part: with a `method`.
+        settings: those of each method; a field that is in none of them belongs to all methods.
+    """
+    known, all_of_them = settings[part.method], {*chain(*settings.values())}
+    for each in fields(part):
+        unused = each.name in all_of_them and each.name not in known
+        if unused and getattr(part, each.name) != each.default:
+            raise RecipeError(
+                f"method {part.method!r} has no {each.name}",
+                fix=f"leave it out; it has {', '.join(known)}",
+            )
 
 
 def check_choice(name: str, value: object, choices: tuple[object, ...]) -> None:

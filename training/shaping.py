@@ -36,7 +36,7 @@ class Shaping:
         """Return what ships.
 
         Args:
-            model: as `build_model` makes it.
+            model: as `build_model` makes it; the state's channels may be fewer than its.
             state: of what `begin` returned.
         """
         if self.config.batch_norm:

@@ -28,8 +28,8 @@ TITLES: dict[PruningMethod, str] = {"l1": "L1Filter", "cp": "CP", "agp": "AGP"}
 # multiply-accumulates at 576x864 of CSRNet at 1, 1/4 and 1/8, by `crowdrt complexity`
 WHOLE, QUARTER, EIGHTH = 205_531_748_352, 13_007_070_720, 3_305_546_496
 ON_A_CPU = replace(skt.ON_A_CPU, learning_rate=1e-4, batch_norm=False)
-CROPS = 300  # that CP rebuilds full CSRNet by; more equations than a layer's 4608 weights
-POINTS = 50
+# by which CP rebuilds full CSRNet: more equations than a layer's 4608 weights
+SAMPLES = {"crops": 300, "points": 50}
 
 
 def pruning_recipes() -> Iterator[Recipe]:
@@ -43,8 +43,7 @@ def pruning_recipes() -> Iterator[Recipe]:
             start="csrnet-published",
             macs=QUARTER / WHOLE,
             multiple=MULTIPLE[method],
-            crops=CROPS,
-            points=POINTS,
+            **(SAMPLES if method == "cp" else {}),
         )
         yield Recipe(
             name=name,

@@ -40,7 +40,10 @@ def train(
         Path | None, typer.Option(help="Weights that teach, where the recipe has a teacher.")
     ] = None,
     init: Annotated[
-        Path | None, typer.Option(help="Weights to begin with, taken by name and shape.")
+        Path | None,
+        typer.Option(
+            help="Weights to begin with: those whose name and shape fit; to prune or quantize, all."
+        ),
     ] = None,
     devices: Annotated[int, typer.Option(min=1, help="They share every batch.")] = 1,
     accelerator: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",

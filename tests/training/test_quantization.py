@@ -162,6 +162,13 @@ def test_dorefa_begins_with_the_start_rounded_on_one_scale_per_layer():
     torch.testing.assert_close(largest, weight.abs().max())
 
 
+def test_dorefa_bears_a_layer_of_zeros():
+    conv = conv_of(torch.zeros(2, 2, 1, 1), None, DOREFA)
+    conv.shipped_weight().sum().backward()
+    assert not conv.shipped_weight().any()
+    assert torch.isfinite(conv.weight.grad).all()
+
+
 def test_ranges_follow_the_largest_values_and_then_stay():
     conv = conv_of(torch.ones(1, 1, 1, 1), None, replace(QAT, range_decay=0.75))
     seen = []
@@ -248,7 +255,7 @@ def test_training_computes_nearly_what_ships(task):
     assert shipped.std() > 1e-3
 
 
-def test_a_killed_run_ends_in_the_same_bytes(task, tmp_path, monkeypatch):
+def test_a_killed_run_ends_in_the_same_bytes(task, tmp_path, monkeypatch, capsys):
     options = {"save_every": 1, "validate_every": 2}
     config = replace(TINY, quantization=replace(QAT, moving=0.75))
     whole = train(task(config), tmp_path / "whole", **options)
@@ -263,7 +270,9 @@ def test_a_killed_run_ends_in_the_same_bytes(task, tmp_path, monkeypatch):
         patch.setattr(Run, "learn", killed)
         with pytest.raises(KeyboardInterrupt):
             train(task(config), tmp_path / "killed", **options)
+    assert "resuming" not in capsys.readouterr().err
     again = train(task(config), tmp_path / "killed", **options)
+    assert "resuming at step 2" in capsys.readouterr().err
     assert again.sha256 == whole.sha256
     assert describe_weights(again.path).trained_int8 == describe_weights(whole.path).trained_int8
 
@@ -316,7 +325,13 @@ def test_what_the_engine_would_not_compute_is_refused(wrong):
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"method": "lsq"}, {"weight_bits": 4}, {"moving": 1.5}, {"range_decay": float("nan")}],
+    [
+        {"method": "lsq"},
+        {"weight_bits": 4},
+        {"moving": 1.5},
+        {"moving": 0},  # no range would ever be observed
+        {"range_decay": float("nan")},
+    ],
 )
 def test_a_quantization_that_makes_no_sense_is_refused(wrong):
     with pytest.raises(RecipeError) as caught:

@@ -19,7 +19,6 @@ from crowdrt.training.counting.evaluate import count_errors
 from crowdrt.training.counting.losses import count_loss
 from crowdrt.training.counting.sets import TrainingSet, annotation_of, check_validation
 from crowdrt.training.counting.truth import Annotation, CountingLoss
-from crowdrt.training.pretrained import load_all
 from crowdrt.training.pruning.shaping import pruned_shaping
 from crowdrt.training.quantization.shaping import QuantizedShaping
 from crowdrt.training.shaping import Crops, Shaping
@@ -116,10 +115,7 @@ class DensityTask(Task[Sample]):
 
     def shipped(self, state: Mapping[str, Tensor]) -> Network:
         """Return the network as `build_model` makes it: what training added is folded."""
-        model = build_model(self.network, self.width)
-        if self.config.start is not None:  # whose channels may be fewer than the width says
-            load_all(model, self.pretrained, network=self.network, width=self.width)
-        return self.shaping.ship(model, state)
+        return self.shaping.ship(build_model(self.network, self.width), state)
 
     def validate(self, model: Network, device: torch.device) -> Mapping[str, float]:
         """Return the errors on whole photographs."""

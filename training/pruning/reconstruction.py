@@ -69,7 +69,7 @@ def reader_of(model: Network, group: ChannelGroup) -> str:
         raise TrainingError(
             f"channel pruning rebuilds the one convolution that reads a channel; those of "
             f"{group.root} of {type(model).__name__} are read by {', '.join(readers)}",
-            fix="prune by norms instead: --set pruning.method=l1",
+            fix="prune by norms instead: pruning.method=l1",
         )
     return readers[0]
 

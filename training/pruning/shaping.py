@@ -16,8 +16,7 @@ from crowdrt.models.narrowing import resize
 from crowdrt.models.network import Network
 from crowdrt.models.tensors import shapes
 from crowdrt.training.pruning.budget import Kept, fitting
-from crowdrt.training.pruning.groups import ChannelGroup, mask, remove
-from crowdrt.training.pruning.groups import groups_of as find_groups
+from crowdrt.training.pruning.groups import ChannelGroup, groups_of, mask, remove
 from crowdrt.training.pruning.norms import filter_norms, smallest, smallest_filters
 from crowdrt.training.pruning.reconstruction import rebuild_layers
 from crowdrt.training.shaping import Crops, Shaping
@@ -39,13 +38,13 @@ class OnceShaping(Shaping):
 
     def begin(self, model: Network) -> Network:
         """Remove channels from a trained network, and prove that nothing else has changed."""
-        groups = find_groups(model)
+        groups = groups_of(model)
+        kept = fit(model, groups, self.pruning)
         if self.pruning.method == "cp":
-            kept = fit(model, groups, self.pruning)
             crops = self.crops(self.pruning.crops)
             closed = rebuild_layers(model, groups, kept, crops, self.pruning.points)
         else:
-            closed = smallest_filters(model, groups, fit(model, groups, self.pruning))
+            closed = smallest_filters(model, groups, kept)
         remove(model, groups, closed)
         return model
 
@@ -82,7 +81,7 @@ class GradualShaping(Shaping):
         """
         if self._plan is None:
             assert isinstance(model, Network)
-            groups = find_groups(model)
+            groups = groups_of(model)
             self._plan = groups, fit(model, groups, self.pruning)
         return self._plan
 

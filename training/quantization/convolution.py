@@ -82,7 +82,7 @@ class QuantizedConv(nn.Conv2d):
         weight = self.weight
         if self.options.method == "dorefa":
             bounded = torch.tanh(weight)
-            weight = self.factor * bounded / bounded.abs().max()
+            weight = self.factor * bounded / bounded.abs().max().clamp(min=MIN_SCALE)
         scales = scales_of_weights(weight, self.bias, self.input_scale, limit)
         if self.options.weight_scales == "layer":
             scales = scales.max().expand_as(scales)

@@ -9,7 +9,9 @@ from crowdrt.int8 import TrainedInt8
 from crowdrt.learning import TrainingConfig
 from crowdrt.models.csrnet import CSRNet
 from crowdrt.models.mcnn import MCNN
+from crowdrt.models.narrowing import resize
 from crowdrt.models.network import Network
+from crowdrt.models.tensors import shapes
 from crowdrt.training.quantization.convolution import QuantizedConv, plain_conv, quantize_conv
 from crowdrt.training.quantization.simulation import simulate
 from crowdrt.training.shaping import Shaping
@@ -53,6 +55,9 @@ class QuantizedShaping(Shaping):
 
     def ship(self, model: Network, state: Mapping[str, Tensor]) -> Network:
         """Return the rounded weights with their ranges, as the INT8 file counts with them."""
+        left = {name: tuple(state[name].shape) for name in shapes(model)}
+        if left != shapes(model):  # what it began with was pruned
+            resize(model, left)
         self.begin(model).load_state_dict(state)
         convs = list(quantized_convs(model))
         ranges = {name: float(conv.input_range) for name, conv in convs}
