@@ -158,8 +158,13 @@ def write_json(path: Path, document: object) -> None:
 
 def read_manifest(path: Path) -> dict[str, Any] | None:
     """Return the manifest of `path`, or None when there is none that can be read."""
+    return read_json(manifest_path(path))
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """Return the JSON object in a file, or None where there is none that can be read."""
     try:
-        document = json.loads(manifest_path(path).read_text())
+        document = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError):
         return None
     return document if isinstance(document, dict) else None

@@ -95,6 +95,8 @@ def parsed(text: str, hint: Any, path: str) -> Any:
         if text not in ("true", "false"):
             raise unfit(path, text, "true or false")
         return text == "true"
+    if is_dataclass(hint):
+        raise unfit(path, text, f"a recipe that has a {path} of its own: crowdrt recipes")
     return number(text, hint, path) if hint in (int, float) else text
 
 
@@ -102,9 +104,10 @@ def number(text: str, kind: type[int] | type[float], path: str) -> float:
     """Return a whole or a finite number; 2/3 is one too."""
     try:
         value = int(text) if kind is int else float(Fraction(text) if "/" in text else text)
-    except (ValueError, ZeroDivisionError):
-        value = math.nan
-    if not math.isfinite(value):
+        fits = math.isfinite(value)  # asked of a whole number, it may overflow too
+    except (ValueError, ZeroDivisionError, OverflowError):
+        fits = False
+    if not fits:
         raise unfit(path, text, "a whole number" if kind is int else "a number")
     return value
 

@@ -11,6 +11,7 @@ from crowdrt.manifest import (
     cannot_write,
     fingerprint,
     manifest_path,
+    read_json,
     read_manifest,
     reusable,
     sha256_file,
@@ -202,3 +203,10 @@ def test_json_that_cannot_be_written_leaves_the_old(tmp_path, tree):
         write_json(tmp_path / "a.json", {("a", "b"): 1})  # JSON has no such keys
     assert tree(tmp_path) == before
     assert json.loads((tmp_path / "a.json").read_text()) == {"old": 1}
+
+
+@pytest.mark.parametrize("text", ["", "[1]", '{"key": ', "\xff"])
+def test_what_is_no_object_of_json_is_no_manifest(written, text):
+    manifest_path(written).write_bytes(text.encode("latin-1"))
+    assert read_manifest(written) is None
+    assert read_json(manifest_path(written)) is None

@@ -62,6 +62,9 @@ def test_what_is_so_already_is_the_recipe_itself():
         ("transfer=none", "'transfer' is no single setting", "transfer.FIELD"),
         ("crop_px.more=1", "'crop_px.more' is no single setting", "use crop_px"),
         ("fusion.scale=1", "has no fusion", "crowdrt recipes"),
+        ("pruning=foo", "pruning=foo cannot be set", "a recipe that has a pruning"),
+        (f"drop_at=1{'0' * 400}/1", "cannot be set", "a number"),
+        (f"batch_size=1{'0' * 400}", "cannot be set", "a whole number"),
         ("transfer.depth=1", "no setting 'depth'", "soft_weight"),
     ],
 )
