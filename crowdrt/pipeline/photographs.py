@@ -1,5 +1,6 @@
 """Which photographs a stage sees: to prove parity, to calibrate, to count."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,6 +115,11 @@ def calibration_images(
         for image, digest in digests.items()
         if any(info.was_calibrated_on(digest) for info in quantized)
     )
+
+
+def region_of(sample: Sample) -> str:
+    """Return what tells the region in which people are counted from others; nothing without one."""
+    return "" if sample.roi is None else f":{hashlib.sha256(sample.roi.tobytes()).hexdigest()}"
 
 
 def evenly(samples: Sequence[Sample], number: int) -> list[Sample]:

@@ -11,6 +11,7 @@ from crowdrt.errors import DataError, TrainingError, WeightsError
 from crowdrt.manifest import fingerprint, sha256_file, write_json
 from crowdrt.pipeline.comparison.locks import lock
 from crowdrt.pipeline.comparison.rows import differences, read_object
+from crowdrt.pipeline.photographs import region_of
 from crowdrt.pipeline.trained import TESTS
 
 SWEEP = "sweep.json"
@@ -73,6 +74,7 @@ def contents(samples: list[Sample]) -> list[str]:
                 "image": sha256_file(sample.image),
                 "heads": "" if sample.heads is None else sample.heads.tobytes().hex(),
             }
+            | ({} if sample.roi is None else {"region": region_of(sample)})
         )
         for sample in samples
     ]

@@ -5,7 +5,6 @@ report, and the other ones go on. float16 is counted with every tensor rounded, 
 either: an x86 CPU computes it in FP32.
 """
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -21,7 +20,7 @@ from crowdrt.contracts import Artifact, Gate, Measurement, Precision, Recipe, Sa
 from crowdrt.engines.base import Engine, open_engine
 from crowdrt.errors import CalibrationError
 from crowdrt.manifest import reusable, sha256_file, versions, write_json, write_manifest
-from crowdrt.pipeline.photographs import Photographs
+from crowdrt.pipeline.photographs import Photographs, region_of
 from crowdrt.pipeline.precision.comparing import compare, comparison_of, count_row
 from crowdrt.pipeline.stages import calibrate_stage
 
@@ -104,11 +103,6 @@ def count_precision(
         write_json(path, [asdict(row) for row in counted(how, samples, fp32, reference)])
         done = write_manifest(path, kind="counts", made_from=made_from)
     return done
-
-
-def region_of(sample: Sample) -> str:
-    """Return what tells the region in which people are counted from others; nothing without one."""
-    return "" if sample.roi is None else f":{hashlib.sha256(sample.roi.tobytes()).hexdigest()}"
 
 
 def counted(
