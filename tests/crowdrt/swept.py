@@ -20,7 +20,7 @@ import scipy.io
 from crowdrt.contracts import Artifact, Recipe
 from crowdrt.data.synthetic.photographs import generate
 from crowdrt.learning import TrainingConfig, Transfer
-from crowdrt.manifest import write_manifest, write_whole
+from crowdrt.manifest import sha256_file, write_manifest, write_whole
 
 TINY = Recipe(
     name="tiny",
@@ -56,14 +56,47 @@ def part_a(root: Path, *, seed: int = 0) -> Path:
     return part
 
 
-def pretended(recipe: Recipe, *, out: Path, **_: object) -> Artifact:
+RATES = "learning_rate=1e-3,3e-4,1e-4"
+
+
+def chosen(
+    data: Path, *, search: str | None = None, seeds: tuple[int, ...] = (0, 1), **more: Any
+) -> Any:
+    """Return a sweep's options, with a quarter of the steps for each value that is searched."""
+    from crowdrt.pipeline.comparison.searching import parse_search
+    from crowdrt.pipeline.comparison.sweeping import SweepOptions
+
+    tried = None if search is None else parse_search(search, 0.25)
+    return SweepOptions(data=data, seeds=seeds, search=tried, **more)
+
+
+def pretending(monkeypatch: Any, *recipes: Recipe) -> list[tuple[Recipe, Any]]:
+    """Pretend to train and to test; return a list of what is trained: recipe and options."""
+    from crowdrt.pipeline.comparison import searching, sweeping
+
+    done = []
+
+    def train(recipe: Recipe, **kwargs: Any) -> Artifact:
+        done.append((recipe, kwargs["options"]))
+        return pretended(recipe, **kwargs)
+
+    for module in (sweeping, searching):
+        monkeypatch.setattr(module, "train_stage", train)
+    monkeypatch.setattr(sweeping, "record_stage", judged)
+    monkeypatch.setattr("crowdrt.recipes.RECIPES", recipes)
+    return done
+
+
+def pretended(recipe: Recipe, *, out: Path, options: Any = None, **_: object) -> Artifact:
     """Leave what a training leaves, at once; the nearer to a rate of 3e-4, the better."""
     weights = out / "weights.safetensors"
     with write_whole(weights) as temporary:
         temporary.write_text(f"{recipe.name} {recipe.training}")
     error = 100 + abs(recipe.training.learning_rate - 3e-4)
     facts = {"validation_mae": error, "seconds": 3.0}
-    return write_manifest(weights, kind="weights", made_from={}, facts=facts)
+    start = options.pretrained if options else None
+    made_from = {"pretrained": sha256_file(start) if start else None}
+    return write_manifest(weights, kind="weights", made_from=made_from, facts=facts)
 
 
 def judged(recipe: Recipe, artifact: Artifact, **_: object) -> list[dict[str, object]]:

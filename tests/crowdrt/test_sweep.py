@@ -11,14 +11,17 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import swept
 from swept import FASTER, TINY, UNTAUGHT
 
+from crowdrt.data.heads.splits import known_sets, read_split
 from crowdrt.errors import CrowdRTError, RecipeError, TrainingError
-from crowdrt.manifest import sha256_file
+from crowdrt.manifest import fingerprint, sha256_file
 from crowdrt.pipeline.comparison import sweeping
 from crowdrt.pipeline.comparison.locks import lock
+from crowdrt.pipeline.comparison.protocol import contents
 from crowdrt.pipeline.comparison.rows import Row, differences, settings_of
 from crowdrt.pipeline.comparison.sweeping import (
     SweepOptions,
@@ -238,7 +241,9 @@ def test_a_finished_row_of_other_settings_is_neither_kept_nor_lost(copy, data, u
     row = Row(recipe=changed, sweep=copy)
     assert "learning_rate 0.0001, now 0.0003" in row.failure["problem"]
     assert sha256_file(copy / "tiny" / "0" / "weights.safetensors") == before
-    assert len(found.rows) == 1
+    assert [each.label for each in found.failed] == ["tiny seed 0"]
+    with pytest.raises(TrainingError, match="1 of 1 rows failed"):
+        found.check()
 
 
 def test_changed_settings_of_the_command_line_are_rows_of_their_own(finished, data):
@@ -293,6 +298,25 @@ def test_another_protocol_is_another_sweep(copy, data, tmp_path, untrained):
     assert "data.shanghaitech-a" in refused(folder=copy, data=other)
     teacher = copy / "tiny" / "0" / "weights.safetensors"
     assert "teacher_sha256 None, now" in refused(folder=copy, data=data, teacher=teacher)
+
+
+def test_a_region_of_interest_is_part_of_the_photographs(data):
+    [sample, *_] = samples = read_split(known_sets(data)[0], "test", 1)
+    heads = sample.heads.tobytes().hex()
+    whole = [fingerprint({"image": sha256_file(sample.image), "heads": heads})]
+    assert contents(samples)[:1] == whole  # sweeps that are under way stay what they are
+    everywhere, half = np.ones((96, 96), bool), np.tri(96, dtype=bool)
+    seen = [contents([replace(sample, roi=roi)]) for roi in (everywhere, half)]
+    assert seen[0] != seen[1] != whole != seen[0]
+
+
+def test_a_damaged_file_is_no_row_that_has_been_done(copy, data):
+    path = copy / "tiny" / "0" / "row.json"
+    path.write_text(json.dumps({"recipe": "tiny", "weights_sha256": "0"}))
+    rows = planned([TINY, FASTER], copy, SweepOptions(data=data, seeds=(0,)))
+    assert [bool(row.finished) for row in rows] == [False, True]
+    sweep = sweeping.Sweep(rows, copy, SweepOptions(data=data), protocol=None)
+    assert sweep.outlook().startswith("1 done")
 
 
 def test_bad_input_is_refused_before_anything_is_trained(data, tmp_path, untrained):

@@ -1,21 +1,23 @@
-"""A sweep's search, the rows that others go on with, and sweeps of several machines merged."""
+"""A sweep's search, and the rows that others go on with."""
 
+import contextlib
 import json
 import shutil
+import time
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import swept
-from swept import FASTER, TINY
+from swept import FASTER, RATES, TINY
+from swept import chosen as options
 
-from crowdrt.errors import CrowdRTError, TrainingError
-from crowdrt.learning import Quantization
+from crowdrt.errors import CrowdRTError, MissingDependencyError, TrainingError
+from crowdrt.learning import Quantization, Transfer
+from crowdrt.manifest import sha256_file
 from crowdrt.pipeline.comparison import searching, sweeping
-from crowdrt.pipeline.comparison.gathering import gather, merge
-from crowdrt.pipeline.comparison.rows import differences
-from crowdrt.pipeline.comparison.searching import parse_search
-from crowdrt.pipeline.comparison.sweeping import SweepOptions, sweep_stage
+from crowdrt.pipeline.comparison.locks import lock
+from crowdrt.pipeline.comparison.rows import differences, settings_of
+from crowdrt.pipeline.comparison.sweeping import Sweep, planned, sweep_stage
 from crowdrt.training.metrics import read_objects
 
 LONG = replace(TINY, training=replace(TINY.training, steps=40))
@@ -30,34 +32,22 @@ GOING_ON = replace(
     ),
 )
 
+TAUGHT = replace(
+    TINY,
+    name="taught",
+    training=replace(TINY.training, transfer=Transfer(teacher="teacher", mean=True)),
+)
+
 
 @pytest.fixture(autouse=True)
 def trained(monkeypatch):
-    """Pretend to train and to test; return what was trained: recipe and options."""
-    done = []
-
-    def train(recipe, **kwargs):
-        done.append((recipe, kwargs["options"]))
-        return swept.pretended(recipe, **kwargs)
-
-    for module in (sweeping, searching):
-        monkeypatch.setattr(module, "train_stage", train)
-    monkeypatch.setattr(sweeping, "record_stage", swept.judged)
-    monkeypatch.setattr("crowdrt.recipes.RECIPES", (TINY, FASTER, GOING_ON))
-    return done
+    """What was trained, recipe and options; nothing really is."""
+    return swept.pretending(monkeypatch, TINY, FASTER, GOING_ON)
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     return swept.part_a(tmp_path_factory.mktemp("data"))
-
-
-def options(data, *, search=None, seeds=(0, 1)):
-    chosen = None if search is None else parse_search(search, 0.25)
-    return SweepOptions(data=data, seeds=seeds, search=chosen)
-
-
-RATES = "learning_rate=1e-3,3e-4,1e-4"
 
 
 def test_a_search_takes_what_validates_best_and_never_sees_the_test_split(
@@ -106,6 +96,7 @@ def test_another_search_in_the_same_folder_fails_its_rows(data, tmp_path):
     why = json.loads((tmp_path / "sweep" / "tiny" / "0" / "error.json").read_text())
     assert "is of another search: values" in why["problem"]
     assert found.rows[0].finished  # what was found before is still there
+    assert [row.label for row in found.failed] == ["tiny seed 0"]
 
 
 def test_a_value_that_cannot_be_trained_is_kept_with_its_reason(
@@ -161,86 +152,198 @@ def test_a_row_whose_start_is_nowhere_or_failed_fails(data, tmp_path, monkeypatc
     assert len(both.failed) == 2
 
 
-@pytest.fixture
-def halves(data, tmp_path):
-    """Two sweeps of one protocol, as of two machines: seed 0, and seeds 0 and 1."""
-    here, there = tmp_path / "here", tmp_path / "there"
-    sweep_stage([TINY], here, options(data, seeds=(0,)))
-    sweep_stage([TINY, FASTER], there, options(data, search=RATES, seeds=(1,)))
-    return here, there
+@pytest.mark.parametrize(
+    "error",
+    [
+        CrowdRTError("the disk is full", fix="free some"),
+        MissingDependencyError("scipy is not installed", fix="install it"),
+        MemoryError(),
+        OSError(28, "No space left on device"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_what_is_no_failure_of_a_value_ends_the_search(data, tmp_path, monkeypatch, error):
+    tried = []
+
+    def train(recipe, **_):
+        tried.append(recipe.training.learning_rate)
+        raise error
+
+    monkeypatch.setattr(searching, "train_stage", train)
+    with contextlib.suppress(MissingDependencyError):  # which is no failure of the row either
+        found = sweep_stage([LONG], tmp_path / "sweep", options(data, search=RATES, seeds=(0,)))
+        assert len(found.failed) == 1
+    assert tried == [1e-3]
+    assert not (tmp_path / "sweep" / "tiny" / "search.json").exists()
 
 
-def labels(sweep):
-    return [(r["recipe"], r["seed"]) for r in read_objects(sweep / "records.jsonl")]
+def test_ctrl_c_ends_a_search(data, tmp_path, monkeypatch):
+    def train(recipe, **_):
+        raise TrainingError("a library was loading", fix="none") from KeyboardInterrupt()
+
+    monkeypatch.setattr(searching, "train_stage", train)
+    with pytest.raises(TrainingError, match="was loading"):
+        sweep_stage([LONG], tmp_path / "sweep", options(data, search=RATES, seeds=(0,)))
+    assert not (tmp_path / "sweep" / "tiny" / "search.json").exists()
 
 
-def test_a_merge_takes_in_records_and_rows(halves, data, trained):
-    here, there = halves
-    assert merge(here, there) == (2, 2)
-    assert labels(here) == [("faster", 1), ("tiny", 0), ("tiny", 1)]
-    assert (here / "faster" / "search.json").is_file()
-    assert merge(here, there) == (0, 0)
-    trained.clear()
-    sweep_stage([TINY, FASTER], here, options(data, seeds=(1,))).check()
+def test_a_misspelt_value_is_refused_before_the_first_is_trained(data, tmp_path, trained):
+    wrong = options(data, search="learning_rate=1e-3,abc", seeds=(0,))
+    found = sweep_stage([LONG], tmp_path / "sweep", wrong)
+    assert "learning_rate=abc cannot be set" in found.failed[0].failure["problem"]
     assert trained == []
 
 
-def test_a_new_folder_becomes_the_sweep_that_it_takes_in(halves, tmp_path):
-    _, there = halves
-    assert merge(tmp_path / "new", there) == (2, 2)
-    assert (tmp_path / "new" / "sweep.json").read_bytes() == (there / "sweep.json").read_bytes()
+def test_a_search_costs_the_crops_of_the_values_that_were_trained(data, tmp_path, monkeypatch):
+    pretend = searching.train_stage
+
+    def diverging(recipe, **kwargs):
+        if recipe.training.batch_size == 8:
+            raise TrainingError("the loss is not finite", fix="lower it")
+        return pretend(recipe, **kwargs)
+
+    monkeypatch.setattr(searching, "train_stage", diverging)
+    sizes = options(data, search="batch_size=1,4,8", seeds=(0,))
+    sweep_stage([LONG], tmp_path / "sweep", sizes).check()
+    [record] = read_objects(tmp_path / "sweep" / "records.jsonl")
+    assert record["search"]["crops"] == 10 * 1 + 10 * 4
 
 
-def test_records_alone_are_taken_in_without_rows(halves):
-    here, there = halves
-    assert merge(here, there / "records.jsonl") == (2, 0)
-    assert labels(here) == [("faster", 1), ("tiny", 0), ("tiny", 1)]
-    assert labels(here) == [(r["recipe"], r["seed"]) for r in gather(here)]
+@pytest.mark.parametrize(
+    ("search", "said"),
+    [
+        (RATES, "learning_rate=3e-4 validates best\n"),
+        ("learning_rate=3e-4,1e-3", "learning_rate=3e-4 validates best, the smallest value tried"),
+        ("learning_rate=1e-4,3e-4", "learning_rate=3e-4 validates best, the largest value tried"),
+        ("initial=fan-in,fan-out", "initial=fan-in validates best\n"),
+    ],
+)
+def test_a_winner_at_the_edge_is_said_to_be_one(data, tmp_path, capsys, search, said):
+    sweep_stage([LONG], tmp_path / "sweep", options(data, search=search, seeds=(0,))).check()
+    assert said in capsys.readouterr().err
 
 
-def test_the_same_seed_of_two_machines_is_two_records(halves, data, tmp_path, monkeypatch):
-    here, _ = halves
-
-    def other_weights(recipe, **kwargs):
-        return swept.pretended(replace(recipe, name=f"{recipe.name}!"), **kwargs)
-
-    monkeypatch.setattr(sweeping, "train_stage", other_weights)
-    sweep_stage([TINY], tmp_path / "other", options(data, seeds=(0,)))
-    assert merge(here, tmp_path / "other") == (1, 0)  # our row stays
-    assert labels(here) == [("tiny", 0), ("tiny", 0)]
-
-
-def test_a_sweep_of_another_protocol_is_not_taken_in(halves, data, tmp_path):
-    here, _ = halves
-    other = swept.part_a(tmp_path / "photographs", seed=5)
-    sweep_stage([TINY], tmp_path / "other", options(other, seeds=(1,)))
-    for strange in (tmp_path / "other", tmp_path / "other" / "records.jsonl"):
-        with pytest.raises(TrainingError, match="another protocol"):
-            merge(here, strange)
-    assert labels(here) == [("tiny", 0)]
-    assert not (here / "tiny" / "1").exists()
+@pytest.mark.parametrize("text", ["{", '{"setting": "learning_rate"}'])
+def test_a_damaged_search_is_no_search_and_none_is_done_again_beside_it(
+    data, tmp_path, trained, text
+):
+    path = tmp_path / "sweep" / "tiny" / "search.json"
+    sweep_stage([LONG], tmp_path / "sweep", options(data, search=RATES, seeds=(0,))).check()
+    path.write_text(text)
+    trained.clear()
+    for search in (None, RATES):
+        found = sweep_stage([LONG], tmp_path / "sweep", options(data, search=search, seeds=(1,)))
+        assert "search.json is damaged" in found.failed[0].failure["problem"]
+    assert trained == []
 
 
-def test_what_is_no_sweep_is_not_taken_in(halves, tmp_path):
-    here, there = halves
-    (tmp_path / "photographs").mkdir()
-    with pytest.raises(TrainingError, match="is no sweep: there is no"):
-        merge(here, tmp_path / "photographs")
-    with pytest.raises(TrainingError, match="is no sweep yet"):
-        merge(tmp_path / "new", there / "records.jsonl")
-    damaged = Path(shutil.copy(there / "records.jsonl", tmp_path / "damaged.jsonl"))
-    damaged.write_text(damaged.read_text()[:-40])
-    with pytest.raises(CrowdRTError, match="line 2"):
-        merge(here, damaged)
+def test_a_row_takes_all_seconds_of_its_training(data, tmp_path, monkeypatch):
+    """Whatever part of it the last process did."""
+
+    def judged(recipe, artifact, **_):
+        time.sleep(0.3)  # the test
+        return [record | {"wall_s": 500.0} for record in swept.judged(recipe, artifact)]
+
+    monkeypatch.setattr(sweeping, "record_stage", judged)
+    sweep_stage([TINY], tmp_path / "sweep", options(data, seeds=(0,))).check()
+    row = json.loads((tmp_path / "sweep" / "tiny" / "0" / "row.json").read_text())
+    assert 500.3 <= row["seconds"] < 520
 
 
-def test_a_damaged_row_is_not_copied(halves):
-    here, there = halves
-    weights = there / "tiny" / "1" / "weights.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-1])
-    assert merge(here, there) == (2, 1)
-    assert not (here / "tiny" / "1").exists()
-    assert (here / "faster" / "1" / "row.json").is_file()
+def test_a_setting_is_not_of_the_start_which_may_not_have_it(data, tmp_path, trained):
+    sweep = tmp_path / "sweep"
+    sweep_stage([TINY], sweep, options(data, seeds=(0,))).check()
+    changed = options(data, seeds=(0,), settings=("quantization.weight_bits=7",))
+    sweep_stage([GOING_ON], sweep, changed).check()
+    assert trained[-1][0].training.quantization.weight_bits == 7
+    assert trained[-1][1].pretrained == sweep / "tiny" / "0" / "weights.safetensors"
+
+
+def going_on(data, sweep):
+    """A sweep of the one recipe alone, and its row."""
+    given = options(data, seeds=(0,))
+    [row] = planned([GOING_ON], sweep, given)
+    return Sweep([row], sweep, given, protocol=None), row
+
+
+def test_a_start_that_another_process_trains_is_waited_for(data, tmp_path):
+    alone, row = going_on(data, tmp_path / "sweep")
+    with lock(alone.start_of(row).lock_path):
+        assert alone.starts_later(row)
+    with pytest.raises(TrainingError, match="no row of this sweep") as caught:
+        alone.starts_later(row)
+    assert "crowdrt sweep tiny --seeds 0" in caught.value.fix
+
+
+def test_a_finished_row_needs_its_start_no_more(data, tmp_path, trained):
+    sweep = tmp_path / "sweep"
+    sweep_stage([TINY, GOING_ON], sweep, options(data)).check()
+    shutil.rmtree(sweep / "tiny")
+    trained.clear()
+    sweep_stage([GOING_ON], sweep, options(data)).check()
+    assert trained == []
+
+
+def test_a_finished_row_whose_start_was_trained_again_is_neither_kept_nor_lost(
+    data, tmp_path, monkeypatch
+):
+    sweep = tmp_path / "sweep"
+    sweep_stage([TINY, GOING_ON], sweep, options(data, seeds=(0,))).check()
+    before = sha256_file(sweep / "going-on" / "0" / "weights.safetensors")
+    shutil.rmtree(sweep / "tiny" / "0")
+
+    def otherwise(recipe, **kwargs):
+        return swept.pretended(replace(recipe, name="another"), **kwargs)
+
+    monkeypatch.setattr(sweeping, "train_stage", otherwise)
+    found = sweep_stage([TINY, GOING_ON], sweep, options(data, seeds=(0,)))
+    [failed] = found.failed
+    assert failed.label == "going-on seed 0"
+    assert "finished row of other weights: start_sha256" in failed.failure["problem"]
+    assert f"rm -r '{sweep / 'going-on' / '0'}'" in failed.failure["fix"]
+    assert sha256_file(sweep / "going-on" / "0" / "weights.safetensors") == before
+
+
+@pytest.fixture
+def teacher(tmp_path, monkeypatch):
+    """A recipe whose weights the project ships, and their file."""
+    path = tmp_path / "shipped" / "teacher.safetensors"
+    path.parent.mkdir()
+    path.write_text("as it was")
+    monkeypatch.setattr("crowdrt.weights.FOLDER", path.parent)
+    shipping = replace(TINY, name="teacher", weights=path.name)
+    monkeypatch.setattr("crowdrt.recipes.RECIPES", (shipping, TAUGHT))
+
+    def judged(recipe, artifact, **_):
+        sha256 = sha256_file(path)
+        return [r | {"teacher_sha256": sha256} for r in swept.judged(recipe, artifact)]
+
+    monkeypatch.setattr(sweeping, "record_stage", judged)
+    return path
+
+
+def test_a_finished_row_of_another_shipped_teacher_is_neither_kept_nor_lost(
+    data, tmp_path, teacher, trained
+):
+    sweep = tmp_path / "sweep"
+    sweep_stage([TAUGHT], sweep, options(data, seeds=(0,))).check()
+    sweep_stage([TAUGHT], sweep, options(data, seeds=(0,))).check()
+    teacher.write_text("as it is now")
+    found = sweep_stage([TAUGHT], sweep, options(data, seeds=(0,)))
+    assert "other weights: teacher_sha256" in found.failed[0].failure["problem"]
+    teacher.unlink()  # what is gone is no reason
+    sweep_stage([TAUGHT], sweep, options(data, seeds=(0,))).check()
+    assert len(trained) == 1
+
+
+def test_a_search_of_finished_rows_needs_no_start(data, tmp_path, trained):
+    sweep = tmp_path / "sweep"
+    both = options(data, search=RATES, seeds=(0,))
+    sweep_stage([TINY, GOING_ON], sweep, both).check()
+    shutil.rmtree(sweep / "tiny")
+    trained.clear()
+    sweep_stage([GOING_ON], sweep, both).check()
+    assert trained == []
 
 
 def test_differences_reach_into_parts():
@@ -249,3 +352,12 @@ def test_differences_reach_into_parts():
     assert list(differences(before, now)) == ["transfer.intra l2, now None"]
     assert list(differences(before, before)) == []
     assert list(differences({"old": 1}, {})) == ["old 1, no setting any more"]
+
+
+def test_a_setting_of_a_part_that_came_later_is_no_difference_at_its_default():
+    now = settings_of(GOING_ON)
+    before = settings_of(GOING_ON)
+    del before["quantization"]["moving"]
+    assert list(differences(before, now)) == []
+    now["quantization"]["moving"] = 0.5
+    assert list(differences(before, now)) == ["quantization.moving now 0.5"]

@@ -12,11 +12,22 @@ from crowdrt.errors import TrainingError
 from crowdrt.manifest import manifest_path, write_folder_whole, write_json, write_whole
 from crowdrt.pipeline.comparison.locks import lock
 from crowdrt.pipeline.comparison.protocol import SWEEP, check_empty, identity_of
-from crowdrt.pipeline.comparison.rows import DONE, WEIGHTS, differences, finished_in, read_object
-from crowdrt.pipeline.comparison.searching import FOUND
-from crowdrt.training.metrics import read_objects
+from crowdrt.pipeline.comparison.rows import (
+    DEFAULTS,
+    DONE,
+    FAILED,
+    WEIGHTS,
+    differences,
+    finished_in,
+    is_counted,
+    read_object,
+    read_row,
+)
+from crowdrt.pipeline.comparison.searching import FOUND, search_in
+from crowdrt.training.metrics import write_lines
 
 RECORDS = "records.jsonl"
+MERGED = "merged.jsonl"  # records of rows that do not lie here
 IDENTITY = ("recipe", "seed", "test", "weights_sha256")
 KEPT = (WEIGHTS, manifest_path(Path(WEIGHTS)).name, "metrics.jsonl", "losses.jsonl", DONE)
 
@@ -27,21 +38,43 @@ def identity(record: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def gather(sweep: Path, others: Iterable[Mapping[str, Any]] = ()) -> list[dict[str, Any]]:
-    """Write `records.jsonl` anew: what it held, every finished row's records, and others.
+    """Write `records.jsonl` anew: every finished row's records, and those merged without rows.
 
-    Several processes may do it at once.
+    A row that is removed takes its records with it. Several processes may gather at once.
+
+    Args:
+        sweep: its folder.
+        others: records that are merged in; those whose rows do not lie here are kept.
 
     Returns:
-        every record, in the order of their identities.
+        every record by recipe, seed and test; of those that agree in them, our own row's last.
+
+    Raises:
+        BenchmarkError: a record that was merged before is damaged.
     """
     with lock(sweep / ".locks" / "records", wait=True):
-        found = {identity(record): record for record in [*read_objects(sweep / RECORDS), *others]}
-        for path in sorted(sweep.glob(f"*/*/{DONE}")):
-            found |= {identity(record): record for record in read_object(path).get("records", [])}
-        ordered = [dict(found[key]) for key in sorted(found, key=str)]
-        with write_whole(sweep / RECORDS) as temporary:
-            temporary.write_text("".join(json.dumps(each) + "\n" for each in ordered), "utf-8")
+        own = [
+            record
+            for path in sorted(sweep.glob(f"*/*/{DONE}"))
+            for record in read_row(path.parent).get("records", [])
+        ]
+        merged = sweep / MERGED
+        known = {
+            identity(record): dict(record)
+            for record in [*(read_merged(merged) if merged.is_file() else []), *others]
+        }
+        for record in own:
+            known.pop(identity(record), None)
+        if known or merged.is_file():
+            write_lines(merged, list(known.values()))
+        ordered = sorted([*known.values(), *own], key=place)  # which keeps the order of equals
+        write_lines(sweep / RECORDS, ordered)
     return ordered
+
+
+def place(record: Mapping[str, Any]) -> tuple[str, int, str]:
+    """Return by what records are sorted."""
+    return record["recipe"], record["seed"], record["test"]
 
 
 def merge(sweep: Path, other: Path) -> tuple[int, int]:
@@ -55,7 +88,7 @@ def merge(sweep: Path, other: Path) -> tuple[int, int]:
         how many records are new here, and how many rows.
 
     Raises:
-        TrainingError: the other one has another protocol, or is no sweep.
+        TrainingError: the other one has another protocol or other settings, or is no sweep.
         BenchmarkError: its records cannot be read.
     """
     path = other / RECORDS if other.is_dir() else other
@@ -66,8 +99,11 @@ def merge(sweep: Path, other: Path) -> tuple[int, int]:
         )
     records = read_merged(path)
     join(sweep, other, records)
-    before = {identity(record) for record in read_objects(sweep / RECORDS)}
+    check_alike(sweep, other)
+    before = {identity(record) for record in gather(sweep)}
     rows = [take_row(sweep, folder) for folder in rows_of(other)]
+    for folder in rows_of(other, FAILED):
+        take_failure(sweep, folder)
     after = {identity(record) for record in gather(sweep, records)}
     return len(after - before), sum(rows)
 
@@ -80,6 +116,8 @@ def read_merged(path: Path) -> list[dict[str, Any]]:
         found: dict[str, Any] = json.loads(line)
         if "protocol" not in found:
             raise broken(source, "it does not say under which protocol it was taken")
+        if not is_counted(found):
+            raise broken(source, "it has no mae and rmse, by which a sweep's rows are compared")
         return found
 
     fix = "name the folder that crowdrt sweep wrote, or its records.jsonl"
@@ -115,9 +153,56 @@ def join(sweep: Path, other: Path, records: Iterable[Mapping[str, Any]]) -> None
         )
 
 
-def rows_of(other: Path) -> list[Path]:
-    """Return the folders of a sweep's finished rows."""
-    return [path.parent for path in sorted(other.glob(f"*/*/{DONE}"))] if other.is_dir() else []
+def check_alike(sweep: Path, other: Path) -> None:
+    """Check that two sweeps trained each recipe with the same settings, seeds apart.
+
+    Raises:
+        TrainingError: they have not, as where each searched and found another value.
+    """
+    known = {
+        row["recipe"]: (folder, shared(row))
+        for folder in reversed(rows_of(sweep))
+        if (row := read_row(folder))
+    }
+    for folder in rows_of(other):
+        if not (row := read_row(folder)):
+            continue
+        if row["recipe"] not in known:
+            check_searches(sweep / folder.parent.name, folder.parent)
+        ours, settings = known.setdefault(row["recipe"], (folder, shared(row)))
+        if found := list(differences(settings, shared(row))):
+            raise unlike(ours, folder, found)
+
+
+def check_searches(ours: Path, theirs: Path) -> None:
+    """Check that two searches of a recipe found the same, where both were done."""
+    here, there = (
+        {name: value for name, value in search_in(each).items() if name in ("setting", "winner")}
+        for each in (ours, theirs)
+    )
+    if here and there and (other := list(differences(here, there))):
+        raise unlike(ours / FOUND, theirs / FOUND, other)
+
+
+def shared(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the rows of a recipe share; a setting that it is too old to know, by default."""
+    settings = {**DEFAULTS, **row["settings"]}
+    del settings["seed"]
+    return settings | {"teacher_sha256": row["records"][0].get("teacher_sha256")}
+
+
+def unlike(ours: Path, theirs: Path, found: Iterable[str]) -> TrainingError:
+    """Return the error for what would stand in one table and was trained differently."""
+    return TrainingError(
+        f"{theirs} and {ours} are of one recipe and differ: {'; '.join(found)}",
+        fix="a table's rows differ in their seed alone: merge the other sweep into a folder of "
+        f"its own, or drop the recipe here: rm -r '{ours.parent}'",
+    )
+
+
+def rows_of(other: Path, done: str = DONE) -> list[Path]:
+    """Return the folders of a sweep's finished rows, or of those that failed."""
+    return [path.parent for path in sorted(other.glob(f"*/*/{done}"))] if other.is_dir() else []
 
 
 def take_row(sweep: Path, theirs: Path) -> bool:
@@ -135,3 +220,13 @@ def take_row(sweep: Path, theirs: Path) -> bool:
         with write_whole(ours.with_name(FOUND)) as temporary:
             shutil.copyfile(search, temporary)
     return True
+
+
+def take_failure(sweep: Path, theirs: Path) -> None:
+    """Copy why a row failed, where ours is neither finished nor failed: it has been tried."""
+    ours, why = sweep / theirs.parent.name / theirs.name, read_object(theirs / FAILED)
+    if (theirs / DONE).is_file() or not why.keys() >= {"recipe", "seed", "problem"}:
+        return
+    with lock(sweep / ".locks" / f"{ours.parent.name}.{ours.name}") as mine:
+        if mine and not any((ours / name).is_file() for name in (DONE, FAILED)):
+            write_json(ours / FAILED, why)

@@ -3,18 +3,27 @@
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
+from crowdrt.benchmarks.tables.trained.definition import ERRORS
+from crowdrt.benchmarks.tables.trained.records import record_of
 from crowdrt.contracts import Recipe
 from crowdrt.errors import TrainingError
 from crowdrt.learning import TrainingConfig
-from crowdrt.manifest import sha256_file
+from crowdrt.manifest import read_json, sha256_file
 
 DONE, FAILED, WEIGHTS = "row.json", "error.json", "weights.safetensors"
-MISSING = object()
+KEYS: Mapping[str, type | tuple[type, ...]] = {  # of row.json
+    "recipe": str,
+    "seed": int,
+    "settings": dict,
+    "weights_sha256": str,
+    "seconds": (int, float),
+    "records": list,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,13 +76,54 @@ class Row:
                 f"rm -r '{self.folder}'",
             )
 
+    def check_origins(self, found: Mapping[str, Any], now: Mapping[str, str]) -> None:
+        """Refuse a finished row that other weights have taught, or that went on with others.
+
+        Args:
+            found: the finished row.
+            now: the SHA-256 of the files of today, by their names in a record.
+
+        Raises:
+            TrainingError: it is one.
+        """
+        before = found["records"][0]
+        other = [
+            f"{name} {before[name]}, now {sha256}"
+            for name, sha256 in now.items()
+            if before.get(name) not in (None, sha256)
+        ]
+        if other:
+            raise TrainingError(
+                f"{self.folder} holds a finished row of other weights: {'; '.join(other)}",
+                fix=f"put those back; or drop the row, to train it with these: "
+                f"rm -r '{self.folder}'",
+            )
+
 
 def finished_in(folder: Path) -> dict[str, Any] | None:
     """Return what a folder's finished row was; None where it is unfinished, or damaged."""
-    found, weights = read_object(folder / DONE), folder / WEIGHTS
+    found, weights = read_row(folder), folder / WEIGHTS
     if not found or not weights.is_file():
         return None
     return found if sha256_file(weights) == found.get("weights_sha256") else None
+
+
+def read_row(folder: Path) -> dict[str, Any]:
+    """Return what `row.json` says, whatever became of the weights; an empty one if it lacks any."""
+    found = read_object(folder / DONE)
+    whole = all(isinstance(found.get(name), kind) for name, kind in KEYS.items())
+    records = found["records"] if whole else []
+    return found if records and all(map(is_counted, records)) else {}
+
+
+def is_counted(record: object) -> bool:
+    """Say whether something is the whole record of a network that counts."""
+    if not isinstance(record, dict):
+        return False
+    try:
+        return set(ERRORS) <= set(record_of(record).metrics)
+    except ValueError:
+        return False
 
 
 def recipe_folder(sweep: Path, recipe: Recipe) -> Path:
@@ -106,13 +156,20 @@ def differences(before: object, now: object, name: str = "") -> Iterator[str]:
         yield f"{name} {before}, now {now}"
 
 
-DEFAULTS: Mapping[str, Any] = json.loads(json.dumps(asdict(TrainingConfig())))
+def defaults() -> dict[str, Any]:
+    """Return what every setting is that nothing was said of; of parts by both names."""
+    found = asdict(TrainingConfig())
+    for name, hint in get_type_hints(TrainingConfig).items():
+        for part in filter(is_dataclass, (hint, *get_args(hint))):
+            found |= {f"{name}.{each.name}": each.default for each in fields(part)}
+    said = {name: value for name, value in found.items() if value is not MISSING}
+    whole: dict[str, Any] = json.loads(json.dumps(said))
+    return whole
+
+
+DEFAULTS: Mapping[str, Any] = defaults()
 
 
 def read_object(path: Path) -> dict[str, Any]:
     """Return the JSON object in a file; an empty one where there is none that can be read."""
-    try:
-        found = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+    return read_json(path) or {}

@@ -7,7 +7,7 @@ from typing import Any
 
 from crowdrt.console import say
 from crowdrt.contracts import Recipe
-from crowdrt.entry import explained
+from crowdrt.entry import stopped
 from crowdrt.errors import RecipeError, TrainingError
 from crowdrt.manifest import read_manifest, write_json
 from crowdrt.pipeline.comparison.rows import (
@@ -18,10 +18,11 @@ from crowdrt.pipeline.comparison.rows import (
     settings_of,
 )
 from crowdrt.pipeline.learning import TrainOptions, train_stage
-from crowdrt.recipes.settings import with_settings
+from crowdrt.recipes.settings import number, with_settings
 
 FOUND = "search.json"
 SCORE = "validation_mae"  # of the weights' manifest
+SEARCHED = ("setting", "values", "winner", "seed", "steps", "crops", "seconds")  # in a record
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +83,7 @@ def searched(
         TrainingError: another search was done here, or no value could be trained.
     """
     folder = recipe_folder(row.sweep, row.recipe)
-    found = read_object(folder / FOUND)
+    found = search_in(folder)
     if search is None and not found:
         return row.recipe, None
     if not found:
@@ -92,6 +93,21 @@ def searched(
     elif search is not None:
         check_same(found, description(row.recipe, search), folder)
     return with_value(row.recipe, found["setting"], found["winner"]), found
+
+
+def search_in(folder: Path) -> dict[str, Any]:
+    """Return what the search in a recipe's folder found; an empty one where none was done.
+
+    Raises:
+        TrainingError: its file is damaged.
+    """
+    found = read_object(path := folder / FOUND)
+    if path.is_file() and not found.keys() >= {*SEARCHED}:
+        raise TrainingError(
+            f"{path} is damaged: it does not say what was searched and found",
+            fix=f"drop it and search again: rm '{path}'",
+        )
+    return found
 
 
 def description(recipe: Recipe, search: Search) -> dict[str, Any]:
@@ -126,12 +142,13 @@ def try_all(
             fix=str(tried[0]["fix"]),
         )
     best = min(trained, key=lambda each: float(each[SCORE]))
-    say(f"{row.recipe.name}: {search.setting}={best['value']} validates best")
+    place = edge(best["value"], search)
+    say(f"{row.recipe.name}: {search.setting}={best['value']} validates best{place}")
     return description(row.recipe, search) | {
         "winner": best["value"],
         "seed": row.seed,
         "steps": steps,
-        "crops": steps * row.recipe.training.batch_size * len(tried),
+        "crops": sum(each["crops"] for each in trained),
         "seconds": round(sum(each.get("seconds", 0.0) for each in tried), 1),
         "tried": tried,
     }
@@ -140,18 +157,21 @@ def try_all(
 def trials(
     row: Row, search: Search, steps: int, folder: Path, *, data: Path, options: TrainOptions
 ) -> Iterator[dict[str, Any]]:
-    """Yield each value with its validation error and its cost, or with why it failed."""
-    for value in search.values:
-        changed = with_value(row.recipe, search.setting, value)
-        recipe = replace(changed, training=replace(changed.training, steps=steps))
+    """Yield each value with its validation error and its cost, or with why it failed.
+
+    What is no failure of the value, a full disk or a missing library, ends the search.
+    """
+    changed = {value: with_value(row.recipe, search.setting, value) for value in search.values}
+    for value, each in changed.items():  # a misspelt one was refused before the first is trained
+        recipe = replace(each, training=replace(each.training, steps=steps))
         out = folder / "search" / f"{search.setting}={value}".replace("/", "-")
         say(f"{row.recipe.name}: trying {search.setting}={value} for {steps} steps")
         try:
             artifact = train_stage(recipe, data=data, out=out, options=options)
-        except Exception as error:
-            if (why := explained(error)) is None:
+        except (TrainingError, RecipeError) as error:
+            if stopped(error):
                 raise
-            yield {"value": value, "problem": why.problem, "fix": why.fix}
+            yield {"value": value, "problem": error.problem, "fix": error.fix}
             continue
         assert artifact is not None
         facts = (read_manifest(artifact.path) or {}).get("facts", {})
@@ -159,4 +179,18 @@ def trials(
             "value": value,
             SCORE: facts.get(SCORE),
             "seconds": round(float(facts.get("seconds", 0.0)), 1),
+            "crops": steps * recipe.training.batch_size,
         }
+
+
+def edge(winner: str, search: Search) -> str:
+    """Return what to say of a winner beyond which nothing was tried; nothing of others."""
+    try:
+        tried = {value: number(value, float, search.setting) for value in search.values}
+    except RecipeError:  # values that are no numbers have no order
+        return ""
+    if tried[winner] == max(tried.values()):
+        return ", the largest value tried: a larger one may do better"
+    if tried[winner] == min(tried.values()):
+        return ", the smallest value tried: a smaller one may do better"
+    return ""

@@ -1,9 +1,9 @@
 """A sweep: recipes by seeds, trained and tested; resumed, and shared between processes."""
 
+import contextlib
 import time
 import traceback
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -13,7 +13,7 @@ from crowdrt.console import say
 from crowdrt.contracts import Recipe
 from crowdrt.entry import explained, stopped
 from crowdrt.errors import MissingDependencyError, RecipeError, TrainingError
-from crowdrt.manifest import read_manifest, write_json
+from crowdrt.manifest import read_manifest, sha256_file, write_json
 from crowdrt.pipeline.comparison.gathering import gather
 from crowdrt.pipeline.comparison.locks import lock
 from crowdrt.pipeline.comparison.protocol import Protocol, keep_to, protocol_of
@@ -22,12 +22,18 @@ from crowdrt.pipeline.comparison.rows import (
     FAILED,
     WEIGHTS,
     Row,
-    read_object,
+    read_row,
     recipe_folder,
     settings_of,
 )
-from crowdrt.pipeline.comparison.searching import FOUND, SCORE, Search, searched
-from crowdrt.pipeline.learning import TrainOptions, train_stage, with_options
+from crowdrt.pipeline.comparison.searching import FOUND, SCORE, SEARCHED, Search, searched
+from crowdrt.pipeline.learning import (
+    TrainOptions,
+    start_of,
+    teacher_of,
+    train_stage,
+    with_options,
+)
 from crowdrt.pipeline.networks import shipped_weights
 from crowdrt.pipeline.trained import record_stage
 from crowdrt.recipes import recipe_named
@@ -62,8 +68,8 @@ class Swept:
 
     @property
     def failed(self) -> list[Row]:
-        """The rows that could not be finished."""
-        return [row for row in self.rows if not row.finished]
+        """The rows that could not be finished, or whose finished one is not what was asked for."""
+        return [row for row in self.rows if row.failure or not row.finished]
 
     def check(self) -> None:
         """Raise TrainingError where a row failed, naming each."""
@@ -112,10 +118,12 @@ def sweep_stage(recipes: Sequence[Recipe], folder: Path, options: SweepOptions) 
     Raises:
         RecipeError: the recipes make no sweep.
         TrainingError: the folder is of another protocol.
+        BenchmarkError: a record that was merged into it is damaged.
     """
     rows = planned(recipes, folder, options)
     protocol = protocol_of(options.data, steps=options.steps, teacher=options.teacher)
     keep_to(protocol, folder)
+    gather(folder)  # what is damaged is found before hours of training
     Sweep(rows, folder, options, protocol).run()
     return Swept(folder=folder, rows=rows, records=gather(folder))
 
@@ -176,7 +184,7 @@ class Sweep:
     def finish(self, row: Row) -> bool:
         """Search, train and test a row as far as that is to be done; False where it cannot yet."""
         first = replace(row, recipe=with_seed(row.recipe, self.options.seeds[0]))
-        if self.starts_later(row) or (self.options.search and self.starts_later(first)):
+        if self.starts_later(row) or (self.is_searched(row) and self.starts_later(first)):
             return False
         with self.search_lock(row) as free:
             if not free:
@@ -188,6 +196,7 @@ class Sweep:
         chosen = replace(row, recipe=with_seed(recipe, row.seed))
         if found := chosen.finished:
             chosen.check_settings(found)
+            chosen.check_origins(found, origins(chosen.recipe, self.training(chosen)))
         else:
             say(f"row {self.place(row)}: {row.label}; {self.outlook()}")
             self.train(chosen, search)
@@ -196,19 +205,20 @@ class Sweep:
     def start_of(self, row: Row) -> Row | None:
         """Return the row of this sweep whose weights a row goes on with: of its own seed.
 
-        None where a recipe begins anew, or with weights that the project ships.
+        None where a recipe begins anew, or with weights that the project ships. `--set` is meant
+        for who goes on, and the start may not even have such a setting.
         """
         name = row.recipe.training.start
         if name is None or shipped_weights(recipe_named(name)) is not None:
             return None
-        options = replace(self.options.training, seed=row.seed)
+        options = replace(self.options.training, seed=row.seed, settings=())
         return replace(row, recipe=with_options(recipe_named(name), options))
 
     def starts_later(self, row: Row) -> bool:
-        """Say whether the row that it goes on with is still to be trained by this sweep.
+        """Say whether the row that it goes on with is still to be trained, here or elsewhere.
 
         Raises:
-            TrainingError: it never will be.
+            TrainingError: it never will be, and the row is not finished either.
         """
         start = self.start_of(row)
         if start is None or start.finished:
@@ -216,34 +226,41 @@ class Sweep:
         planned_too = start.folder in {each.folder for each in self.rows}
         if planned_too and start.folder not in self.settled:
             return True
+        with lock(start.lock_path) as free:
+            if not free:
+                return True  # by another process, which may have been given other recipes
+            if start.finished or row.finished:
+                return False
         why = "failed" if planned_too else "is no row of this sweep"
         raise TrainingError(
             f"{row.label} goes on with {start.label}, which {why}",
-            fix=f"sweep both: crowdrt sweep {start.recipe.name} {row.recipe.name} --data DIR "
-            f"-o {self.folder}",
+            fix=f"finish that one first: crowdrt sweep {start.recipe.name} --seeds {start.seed} "
+            f"--data DIR -o {self.folder}",
         )
 
     def training(self, row: Row) -> TrainOptions:
         """Return what a row's training is given: the teacher, and the weights it goes on with."""
         start = self.start_of(row)
-        weights = None if start is None else start.folder / WEIGHTS
+        weights = start.folder / WEIGHTS if start and start.finished else None
         return replace(self.options.training, pretrained=weights)
 
-    def search_lock(self, row: Row) -> AbstractContextManager[bool]:
+    def is_searched(self, row: Row) -> bool:
+        """Say whether a row's recipe is still to be searched."""
+        found = recipe_folder(self.folder, row.recipe) / FOUND
+        return self.options.search is not None and not found.is_file()
+
+    def search_lock(self, row: Row) -> contextlib.AbstractContextManager[bool]:
         """Lock a recipe's search where there is one to be done."""
-        if (
-            self.options.search is None
-            or (recipe_folder(self.folder, row.recipe) / FOUND).is_file()
-        ):
-            return nullcontext(True)
+        if not self.is_searched(row):
+            return contextlib.nullcontext(True)
         return lock(self.folder / ".locks" / f"{row.folder.parent.name}.search")
 
     def train(self, row: Row, search: Mapping[str, Any] | None) -> None:
         """Train and test a row; `row.json` says that both are done."""
         data, options = self.options.data, self.training(row)
-        began = time.monotonic()
         artifact = train_stage(row.recipe, data=data, out=row.folder, options=options)
         assert artifact is not None  # one device: nobody else leads
+        began = time.monotonic()
         records = record_stage(row.recipe, artifact, data=data, teacher=options.teacher)
         manifest = read_manifest(artifact.path) or {}
         more = {
@@ -257,7 +274,8 @@ class Sweep:
             "seed": row.seed,
             "settings": settings_of(row.recipe),
             "weights_sha256": artifact.sha256,
-            "seconds": round(time.monotonic() - began, 1),
+            # all processes that a resumed training took, not the last one alone
+            "seconds": round(records[0]["wall_s"] + time.monotonic() - began, 1),
             "records": [record | more for record in records],
         }
         write_json(row.folder / DONE, document)
@@ -269,7 +287,7 @@ class Sweep:
 
     def outlook(self) -> str:
         """Return how many rows are done, and how long the others will take at that pace."""
-        done = [found for row in self.rows if (found := read_object(row.folder / DONE))]
+        done = [found for row in self.rows if (found := read_row(row.folder))]
         failed = sum(bool(row.failure) for row in self.rows if row.folder in self.settled)
         said = f"{len(done)} done, {failed} failed, {len(self.elsewhere)} elsewhere"
         if not done:
@@ -288,7 +306,20 @@ class Sweep:
         return f"{said}; about {duration(seconds / (1 + len(self.elsewhere)))} left"
 
 
-SEARCHED = ("setting", "values", "winner", "seed", "steps", "crops", "seconds")  # in a record
+def origins(recipe: Recipe, options: TrainOptions) -> dict[str, str]:
+    """Return the SHA-256 of what would teach a recipe, and of what it would go on with, today.
+
+    By their names in a record; what is not there (any more) is left out.
+    """
+    found = {}
+    for name, asked, path in (
+        ("teacher_sha256", teacher_of, options.teacher),
+        ("start_sha256", start_of, options.pretrained),
+    ):
+        with contextlib.suppress(RecipeError):
+            if (weights := asked(recipe, path)) is not None and weights.is_file():
+                found[name] = sha256_file(weights)
+    return found
 
 
 def with_seed(recipe: Recipe, seed: int) -> Recipe:
