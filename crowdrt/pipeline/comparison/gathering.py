@@ -195,8 +195,8 @@ def unlike(ours: Path, theirs: Path, found: Iterable[str]) -> TrainingError:
     """Return the error for what would stand in one table and was trained differently."""
     return TrainingError(
         f"{theirs} and {ours} are of one recipe and differ: {'; '.join(found)}",
-        fix="a table's rows differ in their seed alone: merge the other sweep into a folder of "
-        f"its own, or drop the recipe here: rm -r '{ours.parent}'",
+        fix="a recipe's rows differ in their seed alone: leave them two sweeps; or drop those that "
+        f"are not wanted, one after the other: rm -r '{ours}'",
     )
 
 
