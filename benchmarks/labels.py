@@ -18,6 +18,7 @@ NETWORKS = {
 }
 ENGINES = {
     "pytorch": "PyTorch",
+    "pytorch-compiled": "PyTorch compiled",
     "onnxruntime": "ONNX Runtime",
     "openvino": "OpenVINO",
     "tensorrt": "TensorRT",

@@ -1,5 +1,7 @@
-"""The eager PyTorch reference: what every engine is compared with."""
+"""PyTorch as an engine: eager, what every engine is compared with, or compiled."""
 
+import os
+import shutil
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -23,8 +25,9 @@ class TorchEngine:
         *,
         output_names: Sequence[str] = (DENSITY, COUNT),
         num_threads: int = 0,
+        compiled: bool = False,
     ) -> None:
-        """Put `module` into inference mode on the CPU.
+        """Put `module` into evaluation mode on the CPU.
 
         Args:
             module: takes (N, C, H, W) uint8 pixels, or float32 where `info.normalised_input`.
@@ -32,12 +35,16 @@ class TorchEngine:
             output_names: of the tuple that the module returns.
             num_threads: 0 leaves PyTorch's own choice. PyTorch has one setting per process, so
                 the last engine decides for all.
+            compiled: by TorchInductor, weights folded and channels last, once per size of image;
+                it takes a C++ compiler and, the first time, most of a minute.
         """
         self._torch = require("torch", extra="train")
         check_threads(num_threads)
         if num_threads:
             self._torch.set_num_threads(num_threads)
-        self._module = module.eval()
+        self._module = self._compiled(module.eval()) if compiled else module.eval()
+        # weights are not folded where tensors are those of inference mode
+        self._mode = self._torch.no_grad if compiled else self._torch.inference_mode
         self.info: GraphInfo | None = info
         size: tuple[int | str, ...] = info.fixed_size or ("height", "width")
         pixels = ("batch", info.preprocessing.num_channels, *size)
@@ -45,11 +52,17 @@ class TorchEngine:
         self.inputs: tuple[TensorSpec, ...] = (TensorSpec(name="image", shape=pixels, dtype=dtype),)
         self.outputs: tuple[TensorSpec, ...] = tuple(map(spec_of, output_names))
 
+    def _compiled(self, module: "nn.Module") -> "nn.Module":
+        """Return the module with `torch.compile` in front of its `forward`."""
+        last = module.to(memory_format=self._torch.channels_last)  # type: ignore[call-overload]
+        found: nn.Module = self._torch.compile(last, dynamic=False, options={"freezing": True})
+        return found
+
     def run(self, feeds: Feeds) -> Feeds:
         """Run the module on named arrays; see `Engine.run`."""
         check_feeds(feeds, self.inputs, self.info)
         image = np.ascontiguousarray(feeds["image"])
-        with self._torch.inference_mode():
+        with self._mode():
             answers = self._module(self._torch.from_numpy(image))
         names = [output.name for output in self.outputs]
         return {name: answer.numpy() for name, answer in zip(names, answers, strict=True)}
@@ -66,3 +79,8 @@ def spec_of(name: str) -> TensorSpec:
     }
     dtype = "int64" if name == "labels" else "float32"
     return TensorSpec(name=name, shape=shape.get(name, ("batch",)), dtype=dtype)
+
+
+def can_compile() -> bool:
+    """Say whether this machine has the C++ compiler that `torch.compile` asks for."""
+    return any(map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++")))

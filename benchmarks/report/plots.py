@@ -189,7 +189,7 @@ def _name_rows(axes: "Axes", rows: Sequence[Measurement], look: Look) -> None:
 
 
 def _series(row: Measurement) -> int:
-    if row.engine == "pytorch":
+    if row.engine.startswith("pytorch"):
         return 0
     return 2 if row.precision.startswith("int8") else 1
 

@@ -15,7 +15,7 @@ from crowdrt.benchmarks.labels import engine_label, network_label
 from crowdrt.benchmarks.tables.printed import SKT_TABLE_8, printed_cost, printed_row
 from crowdrt.contracts import Measurement, Size
 
-ENGINE_ORDER = ("pytorch", "onnxruntime", "openvino", "tensorrt")
+ENGINE_ORDER = ("pytorch", "pytorch-compiled", "onnxruntime", "openvino", "tensorrt")
 PRECISION_ORDER = ("fp32", "fp16", "int8+fp16", "int8")
 NVIDIA_DEVICE = Path("/dev/nvidia0")
 

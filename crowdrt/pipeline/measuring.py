@@ -30,6 +30,7 @@ from crowdrt.data.synthetic.photographs import PX_PER_PERSON, crowd_photograph, 
 from crowdrt.engines.base import open_engine
 from crowdrt.engines.machine import num_cores
 from crowdrt.engines.store import DEFAULT_ENGINE, installed_engines, read_built
+from crowdrt.engines.torch_eager import can_compile
 from crowdrt.errors import BenchmarkError, RecipeError
 from crowdrt.manifest import sha256_file
 from crowdrt.onnx_file import graph_info
@@ -43,6 +44,7 @@ STUDENT = Fraction(1, 4)
 RACE_PEOPLE = (100, 400)
 CALIBRATION_SEED = 21
 FULL = Fraction(1)
+COMPILED = "pytorch-compiled"
 
 
 def race_photograph(size: Size) -> UInt8Image:
@@ -67,6 +69,16 @@ def eager_contender(origin: Origin, num_threads: int) -> Contender:
         precision="fp32",
         open=eager_opener(origin, num_threads),
         sha256=sha256_file(origin.weights) if origin.weights else "",
+    )
+
+
+def compiled_contender(origin: Origin, num_threads: int) -> Contender:
+    """Return the network in PyTorch FP32 as `torch.compile` makes it: the fastest form of it."""
+    return replace(
+        eager_contender(origin, num_threads),
+        name=f"{origin.network} {origin.width} {COMPILED} fp32",
+        engine=COMPILED,
+        open=eager_opener(origin, num_threads, compiled=True),
     )
 
 
@@ -258,11 +270,13 @@ def shown(sizes: Sequence[Size]) -> str:
 def race_family(
     network: str, size: Size, folder: Path, seconds: float, store: Path | None, num_threads: int
 ) -> list[Measurement]:
-    """Race a network's full form against its 1/4 student, eager and as engines, in one run."""
+    """Race a network's full form against its 1/4 student, in PyTorch and as engines, in one run."""
     full = Origin(network=network, width=FULL, weights=None)
     student = student_origin(network)
     files = student_files(student, folder)
     contenders = [eager_contender(full, num_threads), eager_contender(student, num_threads)]
+    if can_compile():
+        contenders += [compiled_contender(origin, num_threads) for origin in (full, student)]
     for engine in installed_engines():
         contenders += [engine_contender(path, store, num_threads, engine=engine) for path in files]
     config = RaceConfig(num_threads=num_threads, budget_s=seconds)

@@ -127,9 +127,14 @@ def origin_of_network(
 
 
 def open_eager(
-    network: str, width: Fraction, weights_path: Path | None, num_threads: int
+    network: str,
+    width: Fraction,
+    weights_path: Path | None,
+    num_threads: int,
+    *,
+    compiled: bool = False,
 ) -> Engine:
-    """Open the eager PyTorch FP32 form of a network; a race calls this in its own process."""
+    """Open a network in PyTorch FP32, eager or compiled; a race calls this in its own process."""
     from crowdrt.engines.torch_eager import TorchEngine
     from crowdrt.export.deploy import ShippedNetwork
 
@@ -138,9 +143,14 @@ def open_eager(
     info = origin.graph_info(model)
     shipped = ShippedNetwork(model, model.preprocessing)
     names = shipped.output_names
-    return TorchEngine(shipped, info, output_names=names, num_threads=num_threads)
+    return TorchEngine(
+        shipped, info, output_names=names, num_threads=num_threads, compiled=compiled
+    )
 
 
-def eager_opener(origin: Origin, num_threads: int) -> "functools.partial[Engine]":
-    """Return a picklable opener of the eager PyTorch form."""
-    return functools.partial(open_eager, origin.network, origin.width, origin.weights, num_threads)
+def eager_opener(
+    origin: Origin, num_threads: int, *, compiled: bool = False
+) -> "functools.partial[Engine]":
+    """Return a picklable opener of a network in PyTorch FP32."""
+    about = (origin.network, origin.width, origin.weights, num_threads)
+    return functools.partial(open_eager, *about, compiled=compiled)

@@ -58,11 +58,14 @@ def test_a_table_races_what_is_installed(tiny, tmp_path, monkeypatch):
     raced = []
     monkeypatch.setattr(measuring, "student_files", lambda *_: (tiny.onnx, tiny.int8))
     monkeypatch.setattr(measuring, "race", lambda contenders, *_: raced.extend(contenders))
+    monkeypatch.setattr(measuring, "can_compile", lambda: True)
     size = (576, 864)
     measuring.race_family("csrnet", size, tmp_path, 1.0, tmp_path / "store", num_threads=1)
     assert [(c.engine, c.precision) for c in raced] == [
         ("pytorch", "fp32"),
         ("pytorch", "fp32"),
+        ("pytorch-compiled", "fp32"),
+        ("pytorch-compiled", "fp32"),
         ("onnxruntime", "fp32"),
         ("onnxruntime", "int8"),
         ("openvino", "fp32"),
@@ -70,6 +73,10 @@ def test_a_table_races_what_is_installed(tiny, tmp_path, monkeypatch):
     ]
     assert len({contender.name for contender in raced}) == len(raced)
     assert engine_label("openvino") == "OpenVINO"
+    raced.clear()
+    monkeypatch.setattr(measuring, "can_compile", lambda: False)
+    measuring.race_family("csrnet", size, tmp_path, 1.0, tmp_path / "store", num_threads=1)
+    assert "pytorch-compiled" not in {contender.engine for contender in raced}
 
 
 def test_doctor_knows_it(crowdrt):

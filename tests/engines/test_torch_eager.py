@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from crowdrt.contracts import IMAGENET, GraphInfo
-from crowdrt.engines.torch_eager import TorchEngine
+from crowdrt.engines.torch_eager import TorchEngine, can_compile
 from crowdrt.errors import EngineError
 
 INFO = GraphInfo(network="tiny", width="1", preprocessing=IMAGENET, density_stride=8)
@@ -21,6 +21,18 @@ class Pooled(nn.Module):
 
     def forward(self, image):
         density = nn.functional.avg_pool2d(self.dropout(image.float()).mean(1, keepdim=True), 8)
+        return density, density.sum(dim=(1, 2, 3))
+
+
+class Filtered(nn.Module):
+    """A convolution, whose weights are folded, and what it sees per cell."""
+
+    def __init__(self):
+        super().__init__()
+        self.filter = nn.Conv2d(3, 4, 3, padding=1)
+
+    def forward(self, image):
+        density = nn.functional.avg_pool2d(self.filter(image / 255).relu(), 8).sum(1, keepdim=True)
         return density, density.sum(dim=(1, 2, 3))
 
 
@@ -55,3 +67,16 @@ def test_threads_are_set_and_read_only_images_taken(pixels):
         engine.run({"image": pixels[..., ::-1]})
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.skipif(not can_compile(), reason="torch.compile needs a C++ compiler")
+def test_compiled_it_answers_the_same(pixels):
+    torch.manual_seed(0)
+    module = Filtered()
+    eager, compiled = (TorchEngine(module, INFO, compiled=each) for each in (False, True))
+    before = eager.run({"image": pixels})
+    after = compiled.run({"image": pixels})
+    assert before["density"].std() > 0.01
+    for name, answer in before.items():
+        np.testing.assert_allclose(after[name], answer, rtol=1e-4)
+    assert type(compiled._module) is not type(eager._module)
