@@ -4,12 +4,13 @@ The parent (`race.py`) starts each process with the thread counts in its environ
 anything is imported, because libraries read them once.
 """
 
+import contextlib
 import os
 import resource
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 # One image, one engine: sums may differ by the order in which threads add, and by no more.
 ANSWER_RTOL, ANSWER_ATOL = 1e-4, 1e-3
+LATE_S = 0.25  # after which an answer that was not waited for has come
 
 Answer = dict[str, float]
 
@@ -92,13 +94,18 @@ def serve(
 
 
 class Runner:
-    """An engine, its input, and the answer that every run must repeat."""
+    """An engine, its input, and the answer that every run must repeat.
+
+    No two runs see the same bytes: one number of the input is changed by its last bit, another one
+    each time, so that an answer kept from an earlier run is never the one that is asked for.
+    """
 
     def __init__(self, engine: "Engine", image: UInt8Image) -> None:
         self._engine = engine
-        self._feeds = feeds_for(engine, image)
-        self._answer = answer_of(engine.run(self._feeds))
+        self._feeds = {name: array.copy() for name, array in feeds_for(engine, image).items()}
+        self._answer = checked_answer(engine, self._feeds)
         self._parts: list[GpuParts] = []
+        self._num_runs = 0
 
     def warm_up(self, rule: WarmUp) -> Visit:
         """Run until `rule` is content; the samples tell the parent how long a run takes."""
@@ -139,12 +146,14 @@ class Runner:
 
     def _timed_run(self) -> float:
         timed = self._engine.timed if isinstance(self._engine, TimedEngine) else None
-        start = time.perf_counter_ns()
-        if timed is None:
-            outputs = self._engine.run(self._feeds)
-        else:
-            outputs, parts = timed(self._feeds)
-        elapsed = time.perf_counter_ns() - start
+        self._num_runs += 1
+        with one_bit_changed(self._feeds, self._num_runs):
+            start = time.perf_counter_ns()
+            if timed is None:
+                outputs = self._engine.run(self._feeds)
+            else:
+                outputs, parts = timed(self._feeds)
+            elapsed = time.perf_counter_ns() - start
         if timed is not None:
             self._parts.append(
                 GpuParts(
@@ -155,6 +164,55 @@ class Runner:
             )
         check_answer(answer_of(outputs), self._answer)
         return elapsed / 1e6
+
+
+@contextlib.contextmanager
+def one_bit_changed(feeds: Feeds, number: int) -> Iterator[None]:
+    """Flip the last bit of one number of the input while the block runs; `number` says of which."""
+    (array,) = feeds.values()
+    bits = array.reshape(-1).view(np.dtype(f"u{array.itemsize}"))
+    place = number % bits.size
+    bits[place] ^= 1
+    try:
+        yield
+    finally:
+        bits[place] ^= 1
+
+
+def checked_answer(engine: "Engine", feeds: Feeds) -> Answer:
+    """Return what an engine answers, unless its times would mean nothing.
+
+    Raises:
+        BenchmarkError: it returns before its answer has come, or answers another photograph, the
+            negative of this one, with the same.
+    """
+    outputs = engine.run(feeds)
+    at_once = copied(outputs)
+    time.sleep(LATE_S)
+    if not same(at_once, outputs):
+        raise BenchmarkError(
+            "its answer changed after it had been returned, so its time ends before its work",
+            fix="wait for the device in the engine's run: synchronise before the outputs are read",
+        )
+    negative = {
+        name: 255 - array if array.dtype == np.uint8 else -array for name, array in feeds.items()
+    }
+    if same(at_once, copied(engine.run(negative))):
+        raise BenchmarkError(
+            "it answers a photograph and its negative with the very same numbers",
+            fix="look for a cache, a pipeline that is one photograph late, or a network of zeros",
+        )
+    return answer_of(at_once)
+
+
+def copied(outputs: Feeds) -> Feeds:
+    """Return the outputs as they are now."""
+    return {name: np.array(array) for name, array in outputs.items()}
+
+
+def same(one: Feeds, other: Feeds) -> bool:
+    """Say whether two answers are equal to the last bit."""
+    return all(np.array_equal(one[name], other[name], equal_nan=True) for name in one)
 
 
 def answer_of(outputs: Feeds) -> Answer:

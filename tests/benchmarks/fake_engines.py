@@ -1,6 +1,7 @@
 """Engines with planted faults. Workers import this module too: see conftest.py."""
 
 import os
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -126,6 +127,58 @@ def refuse_to_open(problem: str) -> FakeEngine:
 def expect_threads(expected: str) -> FakeEngine:
     assert os.environ["OMP_NUM_THREADS"] == expected
     return FakeEngine()
+
+
+class CachingEngine(FakeEngine):
+    """Answers what it has seen before from memory, at once."""
+
+    def __init__(self, run_s: float = 0.0) -> None:
+        super().__init__(run_s)
+        self.seen: dict[bytes, Feeds] = {}
+
+    def run(self, feeds: Feeds) -> Feeds:
+        key = feeds["image"].tobytes()
+        if key not in self.seen:
+            self.seen[key] = super().run(feeds)
+        return self.seen[key]
+
+
+class DeafEngine(FakeEngine):
+    """Answers everything as it answered the first photograph."""
+
+    first: Feeds | None = None
+
+    def run(self, feeds: Feeds) -> Feeds:
+        self.first = self.first or super().run(feeds)
+        return self.first
+
+
+class AsynchronousEngine(FakeEngine):
+    """Returns at once, and its answer comes later, as from a device that nobody waits for."""
+
+    def run(self, feeds: Feeds) -> Feeds:
+        answer = self.outputs_for(feeds["image"])
+        outputs = {name: np.zeros_like(array) for name, array in answer.items()}
+
+        def arrive() -> None:
+            time.sleep(self.run_s)
+            for name, array in answer.items():
+                outputs[name][...] = array
+
+        threading.Thread(target=arrive, daemon=True).start()
+        return outputs
+
+
+class LateEngine(FakeEngine):
+    """Returns the answer to the photograph before, as a pipeline does that nobody drains."""
+
+    before: Feeds | None = None
+
+    def run(self, feeds: Feeds) -> Feeds:
+        answer = super().run(feeds)
+        nothing = {name: np.zeros_like(array) for name, array in answer.items()}
+        late, self.before = self.before or nothing, answer
+        return late
 
 
 class Parts:
