@@ -141,20 +141,13 @@ def test_a_broken_engine_fails_its_own_row_only(photograph):
         assert FAULTS[row.name] in row.verdict
 
 
-def test_an_engine_with_a_cache_is_timed_at_what_it_computes(photograph):
-    """It has 20 ms of work for what it has not seen; nothing is shown to it twice."""
-    (row,) = race(
-        [contender("caching", partial(fake_engines.CachingEngine, 0.02))], photograph, FAST
-    )
-    assert min(row.samples_ms) >= 20
-
-
 @pytest.mark.parametrize(
     ("engine", "reason"),
     [
         (fake_engines.DeafEngine, "a photograph and its negative with the very same numbers"),
         (partial(fake_engines.AsynchronousEngine, 0.05), "changed after it had been returned"),
         (fake_engines.LateEngine, "for the same image"),
+        (partial(fake_engines.CachingEngine, 0.05), "for photographs that it has not seen"),
     ],
 )
 def test_an_engine_whose_times_mean_nothing_fails(photograph, engine, reason):
