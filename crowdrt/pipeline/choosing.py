@@ -1,12 +1,10 @@
 """`crowdrt build --engine auto`: of this machine's runtimes, the fastest that counts rightly."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from math import inf
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from rich.table import Table
@@ -19,11 +17,8 @@ from crowdrt.benchmarks.timing.race import RaceConfig, race
 from crowdrt.benchmarks.timing.verdict import VALID
 from crowdrt.calibration.calibrate import pick
 from crowdrt.console import say, show_table, tell
-from crowdrt.contracts import DENSITY, GraphInfo, Measurement, Sample, Size, default_gates
-from crowdrt.data.heads.datasets import open_samples
-from crowdrt.data.synthetic.photographs import generate
+from crowdrt.contracts import DENSITY, GraphInfo, Measurement, Size, default_gates
 from crowdrt.engines.base import open_engine
-from crowdrt.engines.machine import machine_identity
 from crowdrt.engines.store import (
     DEFAULT_ENGINE,
     BuiltEngine,
@@ -35,7 +30,7 @@ from crowdrt.errors import CrowdRTError, EngineError
 from crowdrt.manifest import fingerprint, read_json, sha256_file, write_json
 from crowdrt.onnx_file import graph_info
 from crowdrt.pipeline.measuring import check_race_sizes, engine_contender, race_photograph
-from crowdrt.pipeline.photographs import RUN_SEED
+from crowdrt.pipeline.photographs import samples_or_crowds
 from crowdrt.pipeline.precision.comparing import compare, comparison_of
 
 CHOICES = "choices"  # a folder of the store
@@ -159,7 +154,6 @@ def identity(model: Path, names: Sequence[str], options: ChoiceOptions) -> dict[
     asked = replace(options, images=None, against=None, fresh=False, seconds=0.0)
     return {
         "engines": [engine_identity(model, name, options.num_threads) for name in names],
-        "machine": machine_identity(),
         "options": asdict(asked),
         "images": None if options.images is None else str(options.images.resolve()),
         "against": None if options.against is None else sha256_file(options.against),
@@ -179,7 +173,7 @@ def judged(
         EngineError: the network counts without a density map.
     """
     gates, threads = default_gates(), options.num_threads
-    gate = gates[info.precision if info.precision in gates else "fp16"]
+    gate = gates.get(info.precision, gates["fp16"])
     source = engines.build(options.against or model, engine=DEFAULT_ENGINE, num_threads=threads)
     reference = open_engine(source.path, num_threads=threads)
     if DENSITY not in {output.name for output in reference.outputs}:
@@ -188,7 +182,9 @@ def judged(
             fix="name the runtime: --engine onnxruntime; and compare with crowdrt profile",
         )
     found = {}
-    with photographs(options) as samples:
+    with samples_or_crowds(options.images, options.num_images) as every:
+        by_path = {sample.image: sample for sample in every}
+        samples = [by_path[path] for path in pick([*by_path], options.num_images)]
         for name, built in ready.items():
             say(f"counting {len(samples)} photographs with {name}")
             engine = open_engine(built.path, num_threads=threads)
@@ -198,17 +194,6 @@ def judged(
             assert comparison is not None
             found[name] = judge(gate, comparison)
     return found
-
-
-@contextmanager
-def photographs(options: ChoiceOptions) -> Iterator[list[Sample]]:
-    """Yield the photographs to count: some of a folder, or generated crowds while they last."""
-    if options.images is not None:
-        by_path = {sample.image: sample for sample in open_samples(options.images)}
-        yield [by_path[path] for path in pick([*by_path], options.num_images)]
-        return
-    with TemporaryDirectory(prefix="crowdrt-auto-") as folder:
-        yield generate(Path(folder), num_images=options.num_images, seed=RUN_SEED)
 
 
 def timed(ready: Mapping[str, BuiltEngine], options: ChoiceOptions) -> list[Candidate]:

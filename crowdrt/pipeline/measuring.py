@@ -19,7 +19,6 @@ from crowdrt.benchmarks.timing.records import append_records, read_records
 from crowdrt.console import out, say, show_table
 from crowdrt.contracts import (
     PRUNED,
-    CalibrationConfig,
     GraphInfo,
     Measurement,
     Recipe,
@@ -36,7 +35,13 @@ from crowdrt.manifest import sha256_file
 from crowdrt.onnx_file import graph_info
 from crowdrt.pipeline.counting import distinct
 from crowdrt.pipeline.networks import Origin, eager_opener, shipped_weights
-from crowdrt.pipeline.stages import calibrate_stage, engine_folder, export_stage, open_any
+from crowdrt.pipeline.stages import (
+    calibrate_stage,
+    engine_folder,
+    export_stage,
+    int8_settings,
+    open_any,
+)
 from crowdrt.recipes import RECIPES
 
 TABLE_NETWORKS = ("csrnet", "bl", "sanet")
@@ -73,7 +78,7 @@ def eager_contender(origin: Origin, num_threads: int) -> Contender:
 
 
 def compiled_contender(origin: Origin, num_threads: int) -> Contender:
-    """Return the network in PyTorch FP32 as `torch.compile` makes it: the fastest form of it."""
+    """Return the network in PyTorch FP32 as `torch.compile` makes it."""
     return replace(
         eager_contender(origin, num_threads),
         name=f"{origin.network} {origin.width} {COMPILED} fp32",
@@ -306,8 +311,7 @@ def student_files(student: Origin, folder: Path) -> tuple[Path, Path]:
     export_stage(student, float_path)
     made = generate(folder / "photographs", num_images=2, seed=CALIBRATION_SEED)
     recipe = student_recipe(student.network)
-    config = CalibrationConfig() if recipe is None else recipe.calibration
-    keep_float = () if recipe is None else recipe.keep_float
+    config, keep_float = int8_settings(recipe)
     calibrate_stage(float_path, made, int8_path, replace(config, num_images=2), keep_float)
     return float_path, int8_path
 

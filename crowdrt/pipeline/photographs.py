@@ -1,9 +1,11 @@
 """Which photographs a stage sees: to prove parity, to calibrate, to count."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
@@ -44,6 +46,21 @@ class Photographs:
     source: str
     calibration: tuple[Sample, ...]
     test: tuple[Sample, ...]
+
+
+@contextmanager
+def samples_or_crowds(folder: Path | None, num_images: int) -> Iterator[list[Sample]]:
+    """Yield the photographs of a folder or, without one, generated crowds for as long as it lasts.
+
+    Args:
+        folder: all of its photographs; None: none.
+        num_images: how many crowds to generate.
+    """
+    if folder is not None:
+        yield open_samples(folder)
+        return
+    with TemporaryDirectory(prefix="crowdrt-crowds-") as made:
+        yield generate(Path(made), num_images=num_images, seed=RUN_SEED)
 
 
 def photographs(data: Path | None, out: Path, *, num_test: int) -> Photographs:

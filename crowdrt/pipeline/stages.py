@@ -17,6 +17,7 @@ from crowdrt.contracts import (
     Artifact,
     CalibrationConfig,
     Preprocessing,
+    Recipe,
     Sample,
     Size,
     UInt8Image,
@@ -143,6 +144,13 @@ def calibrate_stage(
         return made
     images = [sample.image for sample in samples]
     return calibrate(onnx_path, images, out, config, keep_float, cache=cache)
+
+
+def int8_settings(recipe: Recipe | None) -> tuple[CalibrationConfig, tuple[str, ...]]:
+    """Return how a recipe quantizes, and which convolutions it keeps in float; without, nothing."""
+    if recipe is None:
+        return CalibrationConfig(), ()
+    return recipe.calibration, recipe.keep_float
 
 
 def has_trained_ranges(onnx_path: Path) -> bool:

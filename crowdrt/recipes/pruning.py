@@ -19,11 +19,8 @@ from crowdrt.learning import Pruning, PruningMethod
 from crowdrt.recipes import counting, skt
 from crowdrt.recipes.students import quantized_as_shipped
 
-MULTIPLE: dict[PruningMethod, int] = {
-    "l1": 8,
-    "cp": 16,
-    "agp": 8,
-}  # measured: docs/compression.md
+# of channels, that each keeps: docs/compression.md has what was seen
+MULTIPLE: dict[PruningMethod, int] = {"l1": 8, "cp": 16, "agp": 8}
 TITLES: dict[PruningMethod, str] = {"l1": "L1Filter", "cp": "CP", "agp": "AGP"}
 # multiply-accumulates at 576x864 of CSRNet at 1, 1/4 and 1/8, by `crowdrt complexity`
 WHOLE, QUARTER, EIGHTH = 205_531_748_352, 13_007_070_720, 3_305_546_496

@@ -16,7 +16,7 @@ import pytest
 from crowdrt.benchmarks.timing.nvml import GpuSample, GpuWatch
 from crowdrt.benchmarks.timing.race import Contender, RaceConfig, race
 from crowdrt.benchmarks.timing.records import append_records, read_records
-from crowdrt.benchmarks.timing.worker import WarmUp
+from crowdrt.benchmarks.timing.worker import NEGATIVE, WarmUp, flipped
 from crowdrt.errors import BenchmarkError
 
 FAST = RaceConfig(
@@ -273,3 +273,15 @@ def test_a_busy_neighbour_is_noticed(photograph):
         neighbour.kill()
         neighbour.wait()
     assert "shared: others used" in row.verdict
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float16])
+def test_an_input_is_changed_in_place_and_put_back(dtype):
+    array = np.arange(-3, 9).reshape(1, 3, 2, 2).astype(dtype)
+    before = array.copy()
+    with flipped({"image": array}, NEGATIVE):
+        np.testing.assert_array_equal(array, 255 - before if dtype == np.uint8 else -before)
+    with flipped({"image": array}, 1):
+        assert (array != before).all()
+        np.testing.assert_allclose(array.astype(float), before.astype(float), atol=1.01)
+    np.testing.assert_array_equal(array, before)

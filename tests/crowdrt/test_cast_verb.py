@@ -70,7 +70,7 @@ def test_without_images_generated_crowds_are_looked_at(crowdrt, tiny, tmp_path, 
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
     small = partial(generate, size=(112, 136), people=(5, 20))
-    monkeypatch.setattr("crowdrt.pipeline.precision.casting.generate", small)
+    monkeypatch.setattr("crowdrt.pipeline.photographs.generate", small)
     command = ("cast", tiny.onnx, "--fp16", "--num-images", 2, "-o", tmp_path / "o.onnx")
     assert crowdrt(*command, "--json").json()["reused"] is False
     assert crowdrt(*command, "--json").json()["reused"] is True

@@ -8,7 +8,7 @@ from typing import TypeVar
 from crowdrt.benchmarks.accuracy.counts import Accuracy, accuracy
 from crowdrt.benchmarks.tables.compression.printed import TEACHER
 from crowdrt.console import say
-from crowdrt.contracts import Artifact, CalibrationConfig, Sample
+from crowdrt.contracts import Artifact, Sample
 from crowdrt.data.heads.datasets import without_copies
 from crowdrt.data.heads.splits import known_sets, read_split
 from crowdrt.entry import explained, stopped
@@ -16,7 +16,7 @@ from crowdrt.errors import BenchmarkError
 from crowdrt.pipeline.comparison.entrants import Entrant, Network, origin_of
 from crowdrt.pipeline.precision.forms import count_precision, counter, remembering
 from crowdrt.pipeline.reporting import read_counts
-from crowdrt.pipeline.stages import build_stage, calibrate_stage, export_stage
+from crowdrt.pipeline.stages import build_stage, calibrate_stage, export_stage, int8_settings
 from crowdrt.pipeline.trained import TESTS
 
 T = TypeVar("T")
@@ -141,9 +141,7 @@ def export(network: Network, stem: Path) -> Artifact:
 
 def quantize(entrant: Entrant, exported: Artifact, photos: Photographs) -> Artifact:
     """Return the INT8 form: by the ranges that it learned with, else by photographs."""
-    recipe = entrant.declared
-    config = CalibrationConfig() if recipe is None else recipe.calibration
-    keep_float = () if recipe is None else recipe.keep_float
+    config, keep_float = int8_settings(entrant.declared)
     out = exported.path.with_name(f"{exported.path.stem}.int8.onnx")
     return calibrate_stage(exported.path, photos.calibration, out, config, keep_float)
 

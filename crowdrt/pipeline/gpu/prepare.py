@@ -23,7 +23,6 @@ from crowdrt.console import say, track
 from crowdrt.contracts import (
     COUNT,
     DENSITY,
-    CalibrationConfig,
     Recipe,
     Size,
     UInt8Image,
@@ -36,7 +35,7 @@ from crowdrt.onnx_file import external_files, read_onnx
 from crowdrt.pipeline.gpu.dry import Pool, dry, seed_weights, seeded
 from crowdrt.pipeline.gpu.rows import HEATS, LARGE, PRECISIONS, WIDTHS, stem
 from crowdrt.pipeline.networks import Origin
-from crowdrt.pipeline.stages import export_stage
+from crowdrt.pipeline.stages import export_stage, int8_settings
 
 SEEDS = (3, 4)  # of the photographs
 PEOPLE = (100, 400)
@@ -111,9 +110,7 @@ def write_forms(
             shape = next(tuple(t.dims) for t in model.graph.initializer if t.name == tensor)
             pool.seeds[f"{name}/{tensor}"] = (seed, shape)
         save(model, paths["fp32"])
-    recipe = recipe_of(origin)
-    base = CalibrationConfig() if recipe is None else recipe.calibration
-    keep_float = () if recipe is None else recipe.keep_float
+    base, keep_float = int8_settings(recipe_of(origin))
     config = replace(base, num_images=len(images), weight_bits=8)
     calibrate(paths["fp32"], images, paths["int8"], config, keep_float)
     halving = CastConfig(num_images=len(images), tolerance=1.0)

@@ -1,16 +1,13 @@
 """`crowdrt cast`: a network in float16, and what that changed."""
 
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from crowdrt.calibration.fp16.cast import CastConfig, cast
 from crowdrt.contracts import Artifact
-from crowdrt.data.heads.datasets import open_samples
-from crowdrt.data.synthetic.photographs import generate
 from crowdrt.manifest import read_manifest
-from crowdrt.pipeline.photographs import RUN_SEED
+from crowdrt.pipeline.photographs import samples_or_crowds
 from crowdrt.pipeline.stages import as_json
 
 __all__ = ["CastConfig", "cast_as_json", "cast_stage", "describe_cast"]
@@ -36,11 +33,7 @@ def cast_stage(
     num_threads: int = 0,
 ) -> Artifact:
     """Cast to float16, looking at the photographs of a folder, or at generated ones."""
-    if images is not None:
-        paths = [sample.image for sample in open_samples(images)]
-        return cast(onnx_path, paths, out, config, keep_float, num_threads=num_threads)
-    with tempfile.TemporaryDirectory(prefix="crowdrt-cast-") as folder:
-        samples = generate(Path(folder), num_images=config.num_images, seed=RUN_SEED)
+    with samples_or_crowds(images, config.num_images) as samples:
         paths = [sample.image for sample in samples]
         return cast(onnx_path, paths, out, config, keep_float, num_threads=num_threads)
 
