@@ -10,8 +10,9 @@ from rich.table import Table
 from rich.text import Text
 
 from crowdrt.console import show_table
+from crowdrt.engines.layers.roofline import Peaks
 from crowdrt.engines.trt.layers.inspector import layer_times, read_inspector
-from crowdrt.engines.trt.layers.roofline import Peaks, layer_rows
+from crowdrt.engines.trt.layers.rows import layer_rows
 from crowdrt.errors import EngineError
 
 INSPECTOR, PROFILE, PEAKS = "inspector.json", "profile.json", "peaks.json"

@@ -8,13 +8,14 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from crowdrt.engines.layers.roofline import Peaks
 from crowdrt.engines.trt.layers.inspector import layer_times, precision_from, read_inspector
 from crowdrt.engines.trt.layers.precision import Asked, asked_of, check_precision, hold
-from crowdrt.engines.trt.layers.roofline import Peaks, layer_rows
+from crowdrt.engines.trt.layers.rows import layer_rows
 from crowdrt.errors import EngineError
 
 SAMPLES = Path(__file__).parent / "inspector_samples"
-PEAKS = Peaks(gpu="A", bytes_per_s=1e12, operations_per_s={"fp16": 2e14})
+PEAKS = Peaks(device="A", bytes_per_s=1e12, operations_per_s={"fp16": 2e14})
 
 
 def sample(name):

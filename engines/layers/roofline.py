@@ -1,0 +1,73 @@
+"""How near a layer comes to what its device can move and multiply at most.
+
+Williams, Waterman and Patterson, "Roofline", CACM 2009: a layer takes at least as long as its bytes
+take at the memory's rate, and as its operations take at the rate of the unit that does them.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, Self
+
+from crowdrt.errors import EngineError
+
+OPERATIONS_PER_MAC = 2
+DEVICES = ("gpu", "cpu")  # under one of these a record names what was measured
+AGAIN = "delete it; python -m crowdrt.pipeline.gpu run measures them again"
+
+
+class Cost(Protocol):
+    """What has to be known of a layer to say what it takes at least."""
+
+    @property
+    def precision(self) -> str | None: ...  # noqa: D102
+    @property
+    def macs(self) -> int | None: ...  # noqa: D102
+    @property
+    def num_bytes(self) -> int | None: ...  # noqa: D102
+
+
+@dataclass(frozen=True, kw_only=True)
+class Peaks:
+    """What one GPU, or some threads of a CPU, were measured to do at most."""
+
+    device: str
+    bytes_per_s: float  # read and written, in a copy
+    operations_per_s: Mapping[str, float]  # precision -> operations of dense matrix products
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any], *, fix: str = AGAIN) -> Self:
+        """Read what a machine's record holds.
+
+        Raises:
+            EngineError: it is no such record.
+        """
+        try:
+            device = next(key for key in DEVICES if key in document)
+            return cls(
+                device=str(document[device]),
+                bytes_per_s=float(document["bytes_per_s"]),
+                operations_per_s={
+                    str(name): float(rate) for name, rate in document["operations_per_s"].items()
+                },
+            )
+        except (KeyError, TypeError, ValueError, AttributeError, StopIteration) as error:
+            raise EngineError(
+                f"the record of this machine's peaks cannot be read: {error!r}", fix=fix
+            ) from error
+
+
+def least_time(layer: Cost, peaks: Peaks | None) -> tuple[float | None, str | None]:
+    """Return the least milliseconds that a layer can take, and what keeps it from less.
+
+    A layer of which no multiplications are known has the bound of its bytes alone. The memory's
+    rate is that of a copy larger than all caches, so that a layer whose tensors lie in one may take
+    less.
+    """
+    if peaks is None or layer.num_bytes is None:
+        return None, None
+    moved = layer.num_bytes / peaks.bytes_per_s * 1000
+    rate = peaks.operations_per_s.get(layer.precision or "")
+    if not layer.macs or not rate:
+        return moved, "bytes"
+    multiplied = OPERATIONS_PER_MAC * layer.macs / rate * 1000
+    return (moved, "bytes") if moved >= multiplied else (multiplied, "operations")
