@@ -294,6 +294,7 @@ class Measurement:
     to_device_ms: tuple[float, ...] = ()
     to_host_ms: tuple[float, ...] = ()
     gpu: Mapping[str, Any] | None = None  # its clocks, power and neighbours meanwhile
+    runs_per_visit: int = 0  # neighbouring samples that one disturbance hits; 0: not recorded
 
     @property
     def median_ms(self) -> float:

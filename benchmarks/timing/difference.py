@@ -1,26 +1,24 @@
 """What got faster or slower between two files of records, beyond noise.
 
 Two noises are told apart. Within a run, the median of raw samples has a confidence interval, by
-bootstrap over blocks of neighbouring samples, since what disturbs one disturbs the next. Between
-runs a machine drifts, which no number of samples shows: rows whose file, library and threads are
-the same on both sides say by how much, and nothing below that is called a change.
+bootstrap over visits, or blocks of neighbouring samples: what disturbs one disturbs the next.
+Between runs a machine drifts, which no number of samples shows: rows whose file, library and
+threads are the same on both sides say by how much, and nothing below that is called a change.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import exp, isnan, log, nan, sqrt
+from math import exp, isnan, log, nan
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
+from crowdrt.benchmarks.timing.statistics import CONFIDENCE, resampled_medians
 from crowdrt.contracts import Measurement, Size
 
 Change = Literal["faster", "slower", "within noise", "unmeasured"]
 Key = tuple[str, str, str, str, Size, int]
 
-RESAMPLES = 2000
-CONFIDENCE = 0.95
 DRIFT = 0.05  # assumed where no row is the same on both sides
 FEW = 5  # samples, below which there is no interval
 
@@ -94,7 +92,7 @@ def ratio_of(before: Measurement, after: Measurement) -> float:
 def difference(before: Measurement, after: Measurement, drift: float) -> Difference:
     """Return how the medians of two rows differ."""
     ratio = ratio_of(before, after)
-    low, high = (nan, nan) if isnan(ratio) else interval(before.samples_ms, after.samples_ms)
+    low, high = (nan, nan) if isnan(ratio) else interval(before, after)
     return Difference(
         before=before,
         after=after,
@@ -115,30 +113,14 @@ def change_of(low: float, high: float, drift: float) -> Change:
     return "slower" if low > 1 + drift else "within noise"
 
 
-def interval(before: Sequence[float], after: Sequence[float]) -> tuple[float, float]:
+def interval(before: Measurement, after: Measurement) -> tuple[float, float]:
     """Return the interval of after's median over before's; all of (0, inf) for few samples."""
-    if min(len(before), len(after)) < FEW:
+    if min(len(before.samples_ms), len(after.samples_ms)) < FEW:
         return 0.0, float("inf")
     rng = np.random.default_rng(0)
-    ratios = resampled_medians(after, rng) / resampled_medians(before, rng)
+    divisor, dividend = (
+        resampled_medians(row.samples_ms, rng, row.runs_per_visit) for row in (before, after)
+    )
     tail = 100 * (1 - CONFIDENCE) / 2
-    low, high = np.percentile(ratios, [tail, 100 - tail])
+    low, high = np.percentile(dividend / divisor, [tail, 100 - tail])
     return float(low), float(high)
-
-
-def resampled_medians(
-    samples: Sequence[float], rng: np.random.Generator
-) -> npt.NDArray[np.float64]:
-    """Return the medians of (RESAMPLES,) series put together from blocks of neighbours.
-
-    Künsch, "The jackknife and the bootstrap for general stationary observations", Annals of
-    Statistics 1989; blocks of the root of the number of samples, around the end where they reach
-    beyond it.
-    """
-    values = np.asarray(samples, np.float64)
-    block = max(1, round(sqrt(len(values))))
-    starts = rng.integers(len(values), size=(RESAMPLES, -(-len(values) // block)))
-    places = (starts[:, :, None] + np.arange(block)) % len(values)
-    series = values[places.reshape(RESAMPLES, -1)[:, : len(values)]]
-    medians: npt.NDArray[np.float64] = np.median(series, axis=1)
-    return medians

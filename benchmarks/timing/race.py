@@ -6,6 +6,7 @@ sample is kept; a doubtful row is marked, never cleaned.
 """
 
 import contextlib
+import itertools
 import multiprocessing
 import os
 import pickle
@@ -25,7 +26,9 @@ import numpy as np
 from crowdrt import console
 from crowdrt.benchmarks.timing.machine import describe_machine
 from crowdrt.benchmarks.timing.nvml import GpuSample, GpuWatch, judge_gpu, open_watch, summarise
+from crowdrt.benchmarks.timing.pinning import cores_for
 from crowdrt.benchmarks.timing.records import GPU_SERIES
+from crowdrt.benchmarks.timing.statistics import uncertainty
 from crowdrt.benchmarks.timing.verdict import VALID, judge
 from crowdrt.benchmarks.timing.worker import Failure, Visit, WarmUp, serve
 from crowdrt.contracts import Measurement, Precision, Size, UInt8Image
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 MAX_BURST = 50  # runs per visit
+RESAMPLES = 400  # of a median's bootstrap, between two rounds
 GPU_ENGINES = ("tensorrt",)
 
 
@@ -60,10 +64,12 @@ class RaceConfig:
 
     num_threads: int = 0  # 0: as many as there are cores; the openers must be given the same
     seed: int = 0
-    budget_s: float = 60.0  # decides the number of rounds, between the two below
+    budget_s: float = 60.0  # at most, beyond `min_rounds`
     min_rounds: int = 3
-    max_rounds: int = 40
-    visit_s: float = 1.0  # an engine faster than this runs several times per visit
+    max_rounds: int = 400
+    confident: float = 0.01  # no more rounds once every median is known to this part of it, ...
+    confident_rounds: int = 10  # ... after this many of them
+    visit_s: float = 0.5  # an engine faster than this runs several times per visit
     settle_s: float = 0.25  # the previous contender's threads spin for up to 0.2 s (OpenMP)
     timeout_s: float = 900.0  # of one opening with its warm-up, and of one visit
     warm_up: WarmUp = field(default_factory=WarmUp)
@@ -89,7 +95,8 @@ def race(
     config = config or RaceConfig()
     _check(contenders, image)
     num_threads = config.num_threads or num_cores()
-    machine, run_id = describe_machine(), _new_run_id()
+    cores = cores_for(num_threads)
+    machine, run_id = {**describe_machine(), "affinity": list(cores)}, _new_run_id()
     with contextlib.ExitStack() as stack:
         # a display that redraws itself would take time from what is being measured
         bar = stack.enter_context(console.progress_bar(auto_refresh=False))
@@ -97,14 +104,14 @@ def race(
         runners = []
         for contender in contenders:
             bar.update(task, note=contender.name, refresh=True)
-            runner = stack.enter_context(_started(contender, image, config, num_threads))
+            runner = stack.enter_context(_started(contender, image, config, num_threads, cores))
             runner.watch = open_watch() if contender.engine in GPU_ENGINES else None
             runner.wait_until_warm()
             runners.append(runner)
             bar.advance(task)
-        rounds = num_rounds(runners, config)
-        bar.reset(task, description="racing", total=rounds * len(runners))
-        for runner in _visits(runners, rounds, config.seed):
+        expected = num_rounds(runners, config)
+        bar.reset(task, description="racing", total=expected * len(runners))
+        for runner in _visits(runners, config):
             bar.update(task, note=runner.contender.name, refresh=True)
             runner.visit()
             bar.advance(task)
@@ -116,7 +123,7 @@ def race(
 
 
 def num_rounds(runners: Sequence["RunningContender"], config: RaceConfig) -> int:
-    """Return how many rounds fit the budget, within the configured bounds."""
+    """Return how many rounds should fit the budget, within the configured bounds."""
     round_s = sum(runner.expected_visit_s for runner in runners)
     fitting = int(config.budget_s / max(round_s, 1e-3))
     return max(config.min_rounds, min(config.max_rounds, fitting))
@@ -168,6 +175,14 @@ class RunningContender:
         return self.watch.during() if self.watch else contextlib.nullcontext([])
 
     @property
+    def uncertainty(self) -> float:
+        """How far its median is known, as a part of it; of one that has failed it is settled."""
+        if self._failure:
+            return 0.0
+        samples = [ms for visit in self._visits for ms in visit.samples_ms]
+        return uncertainty(samples, self._num_runs, RESAMPLES)
+
+    @property
     def pid(self) -> int:
         """Its process."""
         return self._process.pid or 0
@@ -207,6 +222,7 @@ class RunningContender:
             gpu=gpu,
             run_id=run_id,
             sha256=self.contender.sha256,
+            runs_per_visit=self._num_runs,
         )
 
     def _receive(self) -> Visit | None:
@@ -248,13 +264,17 @@ def parts_of(visits: Sequence[Visit]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _started(
-    contender: Contender, image: UInt8Image, config: RaceConfig, num_threads: int
+    contender: Contender,
+    image: UInt8Image,
+    config: RaceConfig,
+    num_threads: int,
+    cores: tuple[int, ...],
 ) -> Iterator[RunningContender]:
     """Start the contender's process; whatever happens, it is gone after the block."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(
-        target=serve, args=(theirs, contender.open, image, config.warm_up), daemon=True
+        target=serve, args=(theirs, contender.open, image, config.warm_up, cores), daemon=True
     )
     with _inherited_by_child(num_threads):
         process.start()
@@ -314,15 +334,30 @@ def _check(contenders: Sequence[Contender], image: UInt8Image) -> None:
             ) from error
 
 
-def _visits(
-    runners: Sequence[RunningContender], rounds: int, seed: int
-) -> Iterator[RunningContender]:
-    """Yield every contender once per round, in a fresh random order each time."""
-    shuffle = random.Random(seed).shuffle
-    for _ in range(rounds):
+def _visits(runners: Sequence[RunningContender], config: RaceConfig) -> Iterator[RunningContender]:
+    """Yield every contender once per round, in a fresh random order each time, until it is enough.
+
+    That is when the budget has no room for another round, or when more would hardly move a median.
+    """
+    shuffle = random.Random(config.seed).shuffle
+    start = time.perf_counter()
+    for done in itertools.count(1):
         order = list(runners)
         shuffle(order)
         yield from order
+        if done < config.min_rounds:
+            continue
+        elapsed_s = time.perf_counter() - start
+        full = elapsed_s * (done + 1) / done > config.budget_s
+        if full or done >= config.max_rounds or _settled(runners, done, config):
+            return
+
+
+def _settled(runners: Sequence[RunningContender], done: int, config: RaceConfig) -> bool:
+    """Say whether every median is known as well as is asked for."""
+    if done < config.confident_rounds:
+        return False
+    return all(runner.uncertainty <= config.confident for runner in runners)
 
 
 def _new_run_id() -> str:

@@ -5,10 +5,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from crowdrt.benchmarks.timing.statistics import uncertainty
 from crowdrt.benchmarks.timing.worker import Visit
 
 VALID = "valid"
 MAX_SPREAD = 0.25  # (p90 - p10) / median
+MAX_UNCERTAINTY = 0.025  # of the median: two races' ratios of such rows differ by up to 5 %
 MAX_DRIFT = 0.10  # between the medians of the first and the second half of the visits
 MAX_OTHERS = 0.05  # of the machine's cores, used by others while this row was timed
 MAX_EXTRA_CORES = 0.25  # busy cores beyond the threads that were allowed, relative
@@ -16,7 +18,12 @@ MAX_EXTRA_CORES = 0.25  # busy cores beyond the threads that were allowed, relat
 
 def judge(visits: Sequence[Visit], *, num_threads: int) -> str:
     """Return `valid`, or `unstable: ...` / `shared: ...` with every reason found."""
-    unstable = [*_spread(visits), *_drift(visits), *_threads(visits, num_threads)]
+    unstable = [
+        *_spread(visits),
+        *_drift(visits),
+        *_uncertainty(visits),
+        *_threads(visits, num_threads),
+    ]
     shared = _others(visits)
     parts = [f"unstable: {', '.join(unstable)}"] if unstable else []
     parts += [f"shared: {shared}"] if shared else []
@@ -27,6 +34,11 @@ def _spread(visits: Sequence[Visit]) -> list[str]:
     p10, p50, p90 = np.percentile(_samples(visits), [10, 50, 90])
     spread = (p90 - p10) / p50
     return [f"p10 to p90 spans {spread * 100:.0f} % of the median"] if spread > MAX_SPREAD else []
+
+
+def _uncertainty(visits: Sequence[Visit]) -> list[str]:
+    about = uncertainty(_samples(visits), len(visits[0].samples_ms))
+    return [f"median known to {about * 100:.1f} %"] if about > MAX_UNCERTAINTY else []
 
 
 def _drift(visits: Sequence[Visit]) -> list[str]:

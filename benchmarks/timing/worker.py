@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from crowdrt.benchmarks.feeds import feeds_for
+from crowdrt.benchmarks.timing.pinning import pin
 from crowdrt.contracts import Feeds, UInt8Image
 from crowdrt.engines.base import TimedEngine
 from crowdrt.errors import BenchmarkError, CrowdRTError
@@ -75,17 +76,22 @@ class Failure:
 
 
 def serve(
-    connection: Connection, opener: Callable[[], "Engine"], image: UInt8Image, warm_up: WarmUp
+    connection: Connection,
+    opener: Callable[[], "Engine"],
+    image: UInt8Image,
+    warm_up: WarmUp,
+    cores: tuple[int, ...] = (),
 ) -> None:
     """Open the engine, warm it up, then answer each number of runs with a `Visit`.
 
-    The process ends with its parent: a closed connection is the order to stop. Ctrl-C reaches
-    the parent alone.
+    It runs on `cores`, where any are named, once it is open and its threads are there. The process
+    ends with its parent: a closed connection is the order to stop. Ctrl-C reaches the parent alone.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.dup2(sys.stderr.fileno(), 1)  # stdout belongs to the parent's result
     try:
         runner = Runner(opener(), image)
+        pin(cores)
         connection.send(runner.warm_up(warm_up))
         while (num_runs := connection.recv()) is not None:
             connection.send(runner.visit(num_runs))

@@ -16,6 +16,14 @@ from crowdrt.benchmarks.tables.render import markdown_table, print_table
 from crowdrt.benchmarks.tables.table import Complexity, Operations, TableRow, newest, table_rows
 from crowdrt.benchmarks.timing.race import Contender, RaceConfig, race
 from crowdrt.benchmarks.timing.records import append_records, read_records
+from crowdrt.benchmarks.timing.statistics import (
+    TAILS,
+    is_estimate,
+    median_interval,
+    tail,
+    uncertainty,
+    variation,
+)
 from crowdrt.console import out, say, show_table
 from crowdrt.contracts import (
     PRUNED,
@@ -157,30 +165,50 @@ def profile_engines(
 
 def as_row(row: Measurement) -> dict[str, Any]:
     """Return a measurement as `--json` prints it, its figures beside the raw samples."""
-    timed = bool(row.samples_ms)
+    samples = row.samples_ms
+    low, high = median_interval(samples, row.runs_per_visit) if samples else (None, None)
     return asdict(row) | {
-        "p50_ms": row.median_ms if timed else None,
-        "p90_ms": row.percentile_ms(90) if timed else None,
+        "p50_ms": row.median_ms if samples else None,
+        "p50_interval_ms": [low, high],
+        **{f"p{q}_ms": tail(samples, q) for q in TAILS},
+        "estimates": [f"p{q}_ms" for q in TAILS if is_estimate(len(samples), q)],
+        "variation": variation(samples) if samples else None,
     }
 
 
 def show_measurements(rows: Sequence[Measurement]) -> None:
     """Print the figures to quote, and how far to trust them."""
     table = Table(box=None, padding=(0, 2, 0, 0))
-    for title in ("engine", "size", "p50 ms", "p90 ms", "runs", "peak MiB", "verdict"):
+    tails = [f"p{q} ms" for q in TAILS]
+    for title in ("engine", "size", "p50 ms", "+-", *tails, "CV", "runs", "peak MiB", "verdict"):
         table.add_column(title, justify="left" if title in ("engine", "verdict") else "right")
     for row in rows:
-        timed = bool(row.samples_ms)
         table.add_row(
             Text(row.name),
             f"{row.size[0]}x{row.size[1]}",
-            f"{row.median_ms:.1f}" if timed else "-",
-            f"{row.percentile_ms(90):.1f}" if timed else "-",
+            *(figures(row) if row.samples_ms else ["-"] * (3 + len(TAILS))),
             str(len(row.samples_ms)),
             f"{row.peak_mib:.0f}",
             Text(row.verdict),
         )
     show_table(table)
+    if any(is_estimate(len(row.samples_ms), q) for row in rows for q in TAILS):
+        say("~ is an estimate: fewer than ten runs took longer; - where none can be expected to")
+
+
+def figures(row: Measurement) -> list[str]:
+    """Return the median, how far it is known, the tails and the variation, as text."""
+    samples = row.samples_ms
+    tails = {q: tail(samples, q) for q in TAILS}
+    return [
+        f"{row.median_ms:.1f}",
+        f"{uncertainty(samples, row.runs_per_visit):.1%}",
+        *(
+            "-" if ms is None else f"{'~' * is_estimate(len(samples), q)}{ms:.1f}"
+            for q, ms in tails.items()
+        ),
+        f"{variation(samples):.0%}",
+    ]
 
 
 def paper_table(

@@ -42,6 +42,15 @@ class FakeEngine:
         return {"density": density, "count": density.sum(axis=(1, 2, 3))}
 
 
+class CoresEngine(FakeEngine):
+    """Fails once it is timed on more cores than one; opening it is free."""
+
+    def run(self, feeds: Feeds) -> Feeds:
+        if self.num_runs > 2 and len(os.sched_getaffinity(0)) > 1:  # two runs check its answer
+            raise RuntimeError(f"runs on cores {os.sched_getaffinity(0)}")
+        return super().run(feeds)
+
+
 class SizedEngine(FakeEngine):
     """Takes 64x96 only."""
 

@@ -122,6 +122,39 @@ def test_few_rounds_when_the_budget_is_small(photograph):
     assert len(row.samples_ms) == 3
 
 
+def test_no_more_rounds_once_the_medians_are_known(photograph):
+    steady = contender("steady", partial(fake_engines.FakeEngine, 0.02))
+    config = replace(FAST, budget_s=60, max_rounds=200, visit_s=0.0, confident=0.5)
+    (row,) = race([steady], photograph, replace(config, confident_rounds=5))
+    assert len(row.samples_ms) == 5
+    (row,) = race([steady], photograph, replace(config, confident=0.0, max_rounds=7))
+    assert len(row.samples_ms) == 7
+
+
+def test_the_budget_ends_a_race_that_does_not_settle(photograph):
+    noisy = contender("noisy", partial(fake_engines.FakeEngine, 0.05))
+    config = replace(FAST, budget_s=0.6, max_rounds=1000, confident=0.0, visit_s=0.0)
+    (row,) = race([noisy], photograph, config)
+    assert 3 <= len(row.samples_ms) <= 12
+
+
+def test_a_contender_keeps_to_its_cores(photograph):
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("one core leaves no choice")
+    engine = contender("pinned", fake_engines.CoresEngine)
+    (row,) = race([engine], photograph, FAST)
+    assert not row.verdict.startswith("failed")
+    assert len(row.machine["affinity"]) == row.num_threads == 1
+
+
+def test_the_runs_of_a_visit_are_kept_with_the_samples(photograph, tmp_path):
+    rows = race([contender("a", partial(fake_engines.FakeEngine, 0.002))], photograph, FAST)
+    assert rows[0].runs_per_visit > 1
+    assert len(rows[0].samples_ms) % rows[0].runs_per_visit == 0
+    append_records(tmp_path / "rows.jsonl", rows)
+    assert read_records(tmp_path / "rows.jsonl") == rows
+
+
 FAULTS = {
     "NanEngine": "not finite",
     "DriftingEngine": "for the same image",

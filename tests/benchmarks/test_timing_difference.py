@@ -103,7 +103,7 @@ def test_the_interval_covers_the_truth_as_often_as_it_says():
         before, after = (
             tuple(median * np.exp(0.1 * rng.standard_normal(40))) for median in (1, 0.9)
         )
-        low, high = interval(before, after)
+        low, high = interval(row(samples_ms=before), row(samples_ms=after))
         covered += low <= 0.9 <= high
     assert 88 <= covered <= 100
 

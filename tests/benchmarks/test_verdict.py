@@ -30,6 +30,24 @@ def test_a_steady_row_is_valid():
     assert judge(visits(STEADY), num_threads=1) == "valid"
 
 
+def test_a_median_that_is_hardly_known_is_unstable():
+    few = [100, 104, 96, 108, 92]  # p10 to p90 spans 12.8 % only, and the halves agree
+    assert judge(visits(few), num_threads=1) == "unstable: median known to 8.0 %"
+    many = np.random.default_rng(1).normal(100, 5, 120)  # as noisy
+    assert judge(visits(many), num_threads=1) == "valid"
+
+
+def test_runs_of_a_visit_are_one_disturbance():
+    def bursts(levels):
+        return [
+            Visit(samples_ms=(ms,) * 20, wall_s=2, cpu_s=2, busy_s=None, peak_mib=1)
+            for ms in levels
+        ]
+
+    assert judge(bursts([100, 104, 96, 108, 92]), num_threads=1).startswith("unstable: median k")
+    assert judge(bursts([100, 101, 99, 100.5]), num_threads=1) == "valid"
+
+
 def test_a_single_outlier_does_not_condemn_a_row():
     assert judge(visits([*STEADY, 900.0]), num_threads=1) == "valid"
 
@@ -50,7 +68,11 @@ def test_a_doubtful_row_says_why(rows, words):
 
 def test_all_reasons_are_said():
     verdict = judge(visits([100] * 20 + [150] * 20, others=0.5), num_threads=1)
-    assert verdict.count(",") == 1
+    words = ("p10 to p90 spans 40 %", "median went from 100 to 150 ms", "median known to 20.0 %")
+    assert verdict.split("; ")[0].removeprefix("unstable: ").split(", ") == [
+        f"{words[0]} of the median",
+        *words[1:],
+    ]
     assert "; shared: others used 50 %" in verdict
 
 

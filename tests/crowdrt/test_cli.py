@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -250,10 +251,35 @@ def test_profile_keeps_engines_apart(crowdrt, tiny, tmp_path, quick_race):
     rows = crowdrt(*command, "--seconds", 0.1, "-o", records, "--threads", 1, "--json").json()
     assert [row["precision"] for row in rows] == ["fp32", "int8"]
     assert len({row["name"] for row in rows}) == 2
-    assert all(row["p50_ms"] > 0 and row["p90_ms"] >= row["p50_ms"] for row in rows)
+    for row in rows:
+        low, high = row["p50_interval_ms"]
+        assert 0 < low <= row["p50_ms"] <= high
+        assert (row["p90_ms"] is None) == (len(row["samples_ms"]) < 10)
     written = records.read_text()
     assert len(written.splitlines()) == 2
     assert str(tmp_path) not in written  # records are published
+
+
+def test_tails_of_few_runs_are_marked(capsys):
+    from crowdrt.contracts import Measurement
+    from crowdrt.pipeline.measuring import as_row, show_measurements
+
+    samples = tuple(100.0 + i for i in range(50))
+    row = Measurement(
+        name="a.onnx", network="csrnet", width="1", engine="onnxruntime", engine_version="1",
+        precision="fp32", size=(96, 128), num_threads=1, samples_ms=samples, peak_mib=50.0,
+        machine={}, verdict="valid", runs_per_visit=5,
+    )  # fmt: skip
+    document = as_row(row)
+    assert (document["p50_ms"], document["p90_ms"], document["p99_ms"]) == (124.5, 144.1, None)
+    assert document["estimates"] == ["p90_ms", "p95_ms", "p99_ms"]
+    assert document["variation"] == pytest.approx(14.43 / 124.5, rel=1e-3)
+    show_measurements([row])
+    shown = capsys.readouterr()
+    assert shown.out.split("\n")[1].split()[2:7] == ["124.5", "10.0%", "~144.1", "~146.6", "-"]
+    assert "an estimate" in shown.err
+    row = replace(row, samples_ms=samples * 20)
+    assert as_row(row)["estimates"] == []
 
 
 def test_a_contender_that_failed_has_no_figures(capsys):

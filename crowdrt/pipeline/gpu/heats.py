@@ -179,6 +179,7 @@ def measurement(
         verdict=with_gpu(verdict, doubts),
         run_id=run_id,
         gpu=gpu,
+        runs_per_visit=runner.num_runs,
         **parts_of(visits),
     )
 
