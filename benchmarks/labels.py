@@ -18,6 +18,7 @@ NETWORKS = {
 }
 ENGINES = {
     "pytorch": "PyTorch",
+    "pytorch-channels-last": "PyTorch channels-last",
     "pytorch-compiled": "PyTorch compiled",
     "onnxruntime": "ONNX Runtime",
     "openvino": "OpenVINO",

@@ -15,6 +15,7 @@ from crowdrt.models import BUILDABLE, NETWORKS
 from crowdrt.recipes import RECIPES
 
 if TYPE_CHECKING:
+    from crowdrt.engines.torch_eager import Form
     from crowdrt.models.network import Network
 
 
@@ -132,9 +133,9 @@ def open_eager(
     weights_path: Path | None,
     num_threads: int,
     *,
-    compiled: bool = False,
+    form: "Form" = "eager",
 ) -> Engine:
-    """Open a network in PyTorch FP32, eager or compiled; a race calls this in its own process."""
+    """Open a network in PyTorch FP32; a race calls this in its own process."""
     from crowdrt.engines.torch_eager import TorchEngine
     from crowdrt.export.deploy import ShippedNetwork
 
@@ -143,14 +144,12 @@ def open_eager(
     info = origin.graph_info(model)
     shipped = ShippedNetwork(model, model.preprocessing)
     names = shipped.output_names
-    return TorchEngine(
-        shipped, info, output_names=names, num_threads=num_threads, compiled=compiled
-    )
+    return TorchEngine(shipped, info, output_names=names, num_threads=num_threads, form=form)
 
 
 def eager_opener(
-    origin: Origin, num_threads: int, *, compiled: bool = False
+    origin: Origin, num_threads: int, form: "Form" = "eager"
 ) -> "functools.partial[Engine]":
     """Return a picklable opener of a network in PyTorch FP32."""
     about = (origin.network, origin.width, origin.weights, num_threads)
-    return functools.partial(open_eager, *about, compiled=compiled)
+    return functools.partial(open_eager, *about, form=form)

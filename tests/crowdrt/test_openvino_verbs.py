@@ -64,6 +64,7 @@ def test_a_table_races_what_is_installed(tiny, tmp_path, monkeypatch):
     assert [(c.engine, c.precision) for c in raced] == [
         ("pytorch", "fp32"),
         ("pytorch", "fp32"),
+        ("pytorch-channels-last", "fp32"),
         ("pytorch-compiled", "fp32"),
         ("pytorch-compiled", "fp32"),
         ("onnxruntime", "fp32"),

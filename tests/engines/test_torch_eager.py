@@ -73,10 +73,29 @@ def test_threads_are_set_and_read_only_images_taken(pixels):
 def test_compiled_it_answers_the_same(pixels):
     torch.manual_seed(0)
     module = Filtered()
-    eager, compiled = (TorchEngine(module, INFO, compiled=each) for each in (False, True))
+    eager, compiled = (TorchEngine(module, INFO, form=each) for each in ("eager", "compiled"))
     before = eager.run({"image": pixels})
     after = compiled.run({"image": pixels})
     assert before["density"].std() > 0.01
     for name, answer in before.items():
         np.testing.assert_allclose(after[name], answer, rtol=1e-4)
     assert type(compiled._module) is not type(eager._module)
+
+
+def test_channels_last_it_answers_the_same(pixels):
+    torch.manual_seed(0)
+    module, last = Filtered(), Filtered()
+    last.load_state_dict(module.state_dict())
+    eager = TorchEngine(module, INFO)
+    beside = TorchEngine(last, INFO, form="channels-last")
+    for name, answer in eager.run({"image": pixels}).items():
+        np.testing.assert_allclose(beside.run({"image": pixels})[name], answer, rtol=1e-4)
+    layouts = [
+        any(
+            w.is_contiguous(memory_format=torch.channels_last)
+            for w in net.parameters()
+            if w.ndim == 4
+        )
+        for net in (module, last)
+    ]
+    assert layouts == [False, True]
