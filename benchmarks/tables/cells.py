@@ -3,10 +3,12 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from decimal import ROUND_HALF_UP, Decimal
-from typing import Any
+from typing import Any, Self
 
 from rich.table import Table
 from rich.text import Text
+
+from crowdrt.benchmarks.tables.formats import TEXT, Column, Sheet, in_units
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +21,34 @@ class Cell:
     ours: str  # under the paper's own accounting, with as many decimals
     true: str  # multiply-accumulates of convolutions and matrix products; "" where none are meant
     note: str = ""  # why the two differ, or what the figure does not mean
+    value: int | None = None  # ours, not rounded, in whole parameters or operations
+    true_value: int | None = None
+    unit: int = 1  # what one of the printed figure is: 10**9 where it is in G
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        row: str,
+        column: str,
+        printed: str,
+        value: int,
+        unit: int,
+        true: int | None = None,
+        note: str = "",
+    ) -> Self:
+        """Return the cell of our figure, rounded as the printed one is."""
+        return cls(
+            row=row,
+            column=column,
+            printed=printed,
+            ours=like(printed, value, unit),
+            true="" if true is None else like(printed, true, unit),
+            note=note,
+            value=value,
+            true_value=true,
+            unit=unit,
+        )
 
     @property
     def matches(self) -> bool:
@@ -28,6 +58,20 @@ class Cell:
     def as_dict(self) -> dict[str, Any]:
         """Return the cell as `--json` prints it."""
         return asdict(self) | {"matches": self.matches}
+
+    def as_record(self) -> dict[str, Any]:
+        """Return the cell as a line of a CSV file, in whole parameters or operations."""
+        return {
+            "row": self.row,
+            "in_paper": True,
+            "column": self.column.rpartition(", ")[0],  # without the unit of the printed figure
+            "metric": "params" if self.true_value is None else "flops",
+            "printed": in_units(self.printed, self.unit),
+            "ours": self.value,
+            "true_macs": self.true_value,
+            "matches": self.matches,
+            "note": self.note,
+        }
 
 
 def like(printed: str, value: int, unit: int) -> str:
@@ -68,6 +112,19 @@ def cells_markdown(cells: Sequence[Cell]) -> str:
     rows += ["| " + " | ".join(line) + " |" for line in lines(cells)]
     rows += ["", *(f"{number}. {text}" for text, number in notes_of(cells).items())]
     return "\n".join(rows).rstrip() + "\n"
+
+
+def cells_sheet(cells: Sequence[Cell], title: str) -> Sheet:
+    """Return the cells for LaTeX."""
+    columns = [Column(heading, TEXT) for heading in ("network", "figure")]
+    columns += [Column(heading) for heading in ("printed", "ours", "true MACs")]
+    numbered = [f"({number}) {text}" for text, number in notes_of(cells).items()]
+    return Sheet(
+        title=title,
+        columns=[*columns, Column("", TEXT)],
+        lines=lines(cells),
+        notes=[*numbered, matched(cells)],
+    )
 
 
 def lines(cells: Sequence[Cell]) -> list[tuple[str, ...]]:

@@ -1,4 +1,4 @@
-"""The table as people read it: in a terminal, and as Markdown."""
+"""The table as people read it: in a terminal, as Markdown, and in a paper."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,8 +19,10 @@ from crowdrt.benchmarks.labels import (
     size_label,
     times,
 )
+from crowdrt.benchmarks.tables.formats import TEXT, Column, Sheet, markdown_row, markdown_text
 from crowdrt.benchmarks.tables.printed import CPU, GPU, printed_row
 from crowdrt.benchmarks.tables.table import TableRow
+from crowdrt.contracts import Size
 
 PIPE_WIDTH = 120  # of a table that goes into a file or another program
 STYLES = {"valid": "green", "failed": "red"}
@@ -108,7 +110,7 @@ def print_table(rows: Sequence[TableRow], console: Console) -> None:
     for size, group in groupby(rows, key=lambda row: row.size):
         of_size = list(group)
         table = _wide(of_size)
-        console.print(Text(f"SKT Table 8 at {size_label(size)} px (height x width)", style="bold"))
+        console.print(Text(_title(size), style="bold"))
         needed = Measured.get(console, console.options.update(width=1000), table).maximum
         console.print(table if needed <= console.width else _blocks(of_size))
         for line in notes(of_size):
@@ -122,8 +124,35 @@ def markdown_table(rows: Sequence[TableRow]) -> str:
     for size, group in groupby(rows, key=lambda row: row.size):
         of_size = list(group)
         parts.append("\n".join([f"### {size_label(size)}", "", *_markdown(of_size)]))
-        parts.append("\n".join(f"- {_escaped(line)}" for line in notes(of_size)))
+        parts.append("\n".join(f"- {markdown_text(line)}" for line in notes(of_size)))
     return "\n\n".join(parts) + "\n"
+
+
+def race_sheets(rows: Sequence[TableRow]) -> list[Sheet]:
+    """Return the same tables for LaTeX, one per size."""
+    pairs = [Column(whose, group=title) for title in PAIRS.values() for whose in ("paper", "ours")]
+    names = (Column("Network", TEXT), Column("Engine", TEXT))
+    return [
+        Sheet(
+            title=_title(size),
+            columns=[*names, *pairs, Column("Peak, MiB"), Column("Verdict", TEXT)],
+            lines=[_line(cells(row)) for row in of_size],
+            notes=notes(of_size),
+        )
+        for size, group in groupby(rows, key=lambda row: row.size)
+        for of_size in [list(group)]
+    ]
+
+
+def _title(size: Size) -> str:
+    return f"SKT Table 8 at {size_label(size)} px (height x width)"
+
+
+def _line(text: Cells) -> list[str]:
+    pairs = [getattr(text, name) for name in PAIRS]
+    figures = [part for pair in pairs for part in (pair.paper, pair.ours)]
+    engine = f"{text.engine} {text.precision}"
+    return [text.network, engine, *figures, text.peak_mib, text.verdict]
 
 
 def _wide(rows: Sequence[TableRow]) -> Table:
@@ -173,7 +202,7 @@ def _markdown(rows: Sequence[TableRow]) -> list[str]:
         pairs = [getattr(text, name) for name in PAIRS]
         figures = [part for pair in pairs for part in (pair.paper, f"**{pair.ours}**")]
         columns = [text.network, text.engine, text.precision, *figures, text.peak_mib]
-        lines.append("| " + " | ".join([*map(_escaped, columns), _escaped(text.verdict)]) + " |")
+        lines.append(markdown_row([*columns, text.verdict]))
     return lines
 
 
@@ -194,7 +223,3 @@ def _pair(pair: Pair, widths: tuple[int, int], *, style: str = "") -> Text:
 
 def _scaled(value: int | None, power: int, decimals: int) -> str:
     return fixed(None if value is None else value / 10**power, decimals)
-
-
-def _escaped(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")

@@ -12,12 +12,21 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from crowdrt.benchmarks.labels import engine_label, network_label
+from crowdrt.benchmarks.tables.formats import csv_text
 from crowdrt.benchmarks.tables.printed import SKT_TABLE_8, printed_cost, printed_row
 from crowdrt.contracts import Measurement, Size
 
 ENGINE_ORDER = ("pytorch", "pytorch-compiled", "onnxruntime", "openvino", "tensorrt")
 PRECISION_ORDER = ("fp32", "fp16", "int8+fp16", "int8")
 NVIDIA_DEVICE = Path("/dev/nvidia0")
+# of a CSV file: keys of `--json`, what holds several figures taken apart and in whole units
+CSV_COLUMNS = (
+    *("network", "width", "engine", "engine_version", "form", "precision", "height_px", "width_px"),
+    *("num_threads", "params", "macs", "paper_flops", "cpu_s", "cpu_p90_s", "cpu_ratio", "gpu_ms"),
+    *("gpu_ratio", "peak_mib", "num_samples", "verdict", "printed_params", "printed_flops"),
+    *("printed_cpu_s", "printed_cpu_ratio", "printed_gpu_ms", "printed_gpu_ratio"),
+    *("ratio_reason", "gpu_reason", "gpu", "run_id"),
+)
 
 
 class Operations(NamedTuple):
@@ -75,6 +84,16 @@ class TableRow:
         """Return the row as `--json` prints it."""
         return asdict(self)
 
+    def as_record(self) -> dict[str, Any]:
+        """Return the row under `CSV_COLUMNS`."""
+        record = self.as_dict()
+        record["height_px"], record["width_px"] = record.pop("size")
+        printed = record.pop("printed")
+        for name, in_units, unit in (("params", "params_m", 1e6), ("flops", "flops_g", 1e9)):
+            if in_units in printed:
+                record[f"printed_{name}"] = round(printed.pop(in_units) * unit)
+        return record | {f"printed_{name}": value for name, value in printed.items()}
+
 
 def table_rows(
     measurements: Sequence[Measurement], complexity: Complexity | None = None
@@ -91,6 +110,11 @@ def table_rows(
         for row in measurements
     ]
     return sorted(rows, key=_paper_order)
+
+
+def race_csv(rows: Sequence[TableRow]) -> str:
+    """Return the rows of every size as comma-separated values."""
+    return csv_text(CSV_COLUMNS, (row.as_record() for row in rows))
 
 
 def newest(measurements: Sequence[Measurement]) -> list[Measurement]:

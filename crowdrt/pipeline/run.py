@@ -24,7 +24,6 @@ from crowdrt.pipeline.measuring import (
     eager_contender,
     engine_contender,
     race_photograph,
-    show_paper_table,
 )
 from crowdrt.pipeline.networks import Origin, origin_of_recipe
 from crowdrt.pipeline.photographs import Photographs, evenly, photographs
@@ -43,6 +42,7 @@ from crowdrt.pipeline.precision.forms import (
 )
 from crowdrt.pipeline.reporting import DocumentedRun, read_counts, rows_of, write_run_report
 from crowdrt.pipeline.stages import as_json, build_stage, export_stage
+from crowdrt.pipeline.tables.raced import RaceTable
 
 NUM_OVERLAYS = 6
 RACE_S = 45.0  # per size; the teacher takes most of it
@@ -86,7 +86,7 @@ class RunSummary:
 
     def show(self) -> None:
         """Print the table, the errors and where the report is."""
-        show_paper_table(self.rows, markdown=False)
+        RaceTable(self.rows).show()
         for precision, rows in self.counts.items():
             if errors := accuracy(rows):
                 tell(f"{precision.upper()}: {describe_accuracy(errors)}")

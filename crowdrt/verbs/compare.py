@@ -6,8 +6,15 @@ from typing import Annotated
 import typer
 
 from crowdrt.contracts import parse_size
-from crowdrt.entry import emit
-from crowdrt.verbs.options import AsJson, Store, Threads
+from crowdrt.verbs.options import (
+    AsFormat,
+    AsJson,
+    AsMarkdown,
+    Store,
+    Threads,
+    format_of,
+    write_table,
+)
 
 
 def compare(
@@ -30,14 +37,16 @@ def compare(
         list[Path] | None, typer.Option(help="A GPU's records of the same files; may be repeated.")
     ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Measure again.")] = False,
-    markdown: Annotated[bool, typer.Option("--markdown", help="Markdown on stdout.")] = False,
+    form: AsFormat = None,
+    markdown: AsMarkdown = False,
     store: Store = None,
     threads: Threads = 0,
     as_json: AsJson = False,
 ) -> None:
     """Compare a sweep: exported, INT8, counted, timed in one race; table, records and plot."""
-    from crowdrt.benchmarks.tables.compression import render
-    from crowdrt.pipeline.comparison.comparing import CompareOptions, compare_stage, show
+    written = format_of(form, markdown=markdown, as_json=as_json)
+    from crowdrt.pipeline.comparison.comparing import CompareOptions, compare_stage
+    from crowdrt.pipeline.tables.compression import ComparisonTable
 
     options = CompareOptions(
         data=data,
@@ -50,10 +59,4 @@ def compare(
         gpu_records=tuple(gpu_records or ()),
         fresh=fresh,
     )
-    judged = compare_stage(sweep, output, options)
-    if as_json:
-        emit(render.as_document(judged))
-    elif markdown:
-        print(render.markdown(judged), end="")
-    else:
-        show(judged)
+    write_table(ComparisonTable(compare_stage(sweep, output, options)), written)

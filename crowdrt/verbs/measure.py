@@ -1,14 +1,24 @@
 """The verbs with a stopwatch: `crowdrt profile`, `crowdrt table` and `crowdrt diff`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from crowdrt.contracts import Size, parse_size
 from crowdrt.entry import emit
 from crowdrt.errors import BenchmarkError
-from crowdrt.verbs.options import AsJson, Sizes, Store, Threads
+from crowdrt.verbs.options import (
+    AsFormat,
+    AsJson,
+    AsMarkdown,
+    Sizes,
+    Store,
+    Threads,
+    Written,
+    format_of,
+    write_table,
+)
 
 
 def profile(
@@ -16,11 +26,20 @@ def profile(
     size: Sizes = None,
     seconds: Annotated[float, typer.Option(min=0, help="Measuring time per size.")] = 30.0,
     records: Annotated[Path | None, typer.Option("-o", help="Append the raw samples here.")] = None,
+    layers: Annotated[
+        bool, typer.Option("--layers", help="One engine, layer by layer, beside the roofline.")
+    ] = False,
     store: Store = None,
     threads: Threads = 0,
     as_json: AsJson = False,
 ) -> None:
     """Measure latency: engines interleaved in one run, each in its own process."""
+    if layers:
+        profile_layers(
+            engines, size, seconds=seconds, records=records, store=store, num_threads=threads,
+            as_json=as_json,
+        )  # fmt: skip
+        return
     from crowdrt.pipeline.measuring import as_row, profile_engines, show_measurements
 
     rows = profile_engines(
@@ -30,6 +49,20 @@ def profile(
         emit([as_row(row) for row in rows])
     else:
         show_measurements(rows)
+
+
+def profile_layers(
+    engines: list[Path], size: list[str] | None, *, as_json: bool, **options: Any
+) -> None:
+    """Profile the layers of one engine and print them."""
+    from crowdrt.pipeline import profiling
+
+    sizes = [parse_size(text) for text in size or ()]
+    found = profiling.profile_one(engines, sizes, **options)
+    if as_json:
+        emit(profiling.as_json(found))
+    else:
+        profiling.show_profile(found)
 
 
 def table(
@@ -56,41 +89,38 @@ def table(
     ] = Path("artifacts/table-skt-8"),
     seconds: Annotated[float, typer.Option(min=0, help="Per network and size.")] = 60.0,
     fresh: Annotated[bool, typer.Option("--fresh", help="Measure again.")] = False,
-    markdown: Annotated[bool, typer.Option("--markdown", help="Markdown on stdout.")] = False,
+    form: AsFormat = None,
+    markdown: AsMarkdown = False,
     store: Store = None,
     threads: Threads = 0,
     as_json: AsJson = False,
 ) -> None:
     """Show a paper's table, the printed column beside ours; skt-8 races its networks."""
-    from crowdrt.pipeline.measuring import paper_table, show_paper_table
+    written = format_of(form, markdown=markdown, as_json=as_json)
+    from crowdrt.pipeline.measuring import paper_table
     from crowdrt.pipeline.tables.accuracy import shown_table
-    from crowdrt.pipeline.tables.compression import show_skt_5
+    from crowdrt.pipeline.tables.compression import TITLE, ComparisonTable, skt_5
+    from crowdrt.pipeline.tables.raced import RaceTable
 
+    found: Written
     if name == "skt-5":
-        show_skt_5(records, markdown=markdown, as_json=as_json)
-        return
-    if costs or name != "skt-8":
-        shown = shown_table(name, records)
-        if as_json:
-            emit(shown.as_list())
-        else:
-            shown.show(markdown=markdown)
-        return
-    rows = paper_table(
-        name,
-        sizes_of(size),
-        networks=network,
-        records=one_file(records),
-        folder=output,
-        seconds=seconds,
-        fresh=fresh,
-        store=store,
-        num_threads=threads,
-    )
-    if as_json:
-        emit([row.as_dict() for row in rows])
+        found = ComparisonTable(skt_5(records), TITLE)
+    elif costs or name != "skt-8":
+        found = shown_table(name, records)
     else:
-        show_paper_table(rows, markdown=markdown)
+        rows = paper_table(
+            name,
+            sizes_of(size),
+            networks=network,
+            records=one_file(records),
+            folder=output,
+            seconds=seconds,
+            fresh=fresh,
+            store=store,
+            num_threads=threads,
+        )
+        found = RaceTable(rows)
+    write_table(found, written)
 
 
 def diff(

@@ -6,8 +6,15 @@ from typing import Annotated
 import typer
 
 from crowdrt.contracts import parse_size
-from crowdrt.entry import emit
-from crowdrt.verbs.options import AsJson, Store, Threads
+from crowdrt.verbs.options import (
+    AsFormat,
+    AsJson,
+    AsMarkdown,
+    Store,
+    Threads,
+    format_of,
+    write_table,
+)
 
 
 def precisions(
@@ -23,13 +30,15 @@ def precisions(
     seconds: Annotated[float, typer.Option(min=0, help="Measuring time; 0: none.")] = 60.0,
     num_images: Annotated[int, typer.Option(help="At most this many for ranges.")] = 32,
     fresh: Annotated[bool, typer.Option("--fresh", help="Measure latency again.")] = False,
-    markdown: Annotated[bool, typer.Option("--markdown", help="Markdown on stdout.")] = False,
+    form: AsFormat = None,
+    markdown: AsMarkdown = False,
     store: Store = None,
     threads: Threads = 0,
     as_json: AsJson = False,
 ) -> None:
     """Make every precision of a network, count a test set with each, time them side by side."""
-    from crowdrt.pipeline.precision.lines import show_precisions
+    written = format_of(form, markdown=markdown, as_json=as_json)
+    from crowdrt.pipeline.precision.lines import PrecisionTable
     from crowdrt.pipeline.precision.table import precision_rows
 
     rows = precision_rows(
@@ -44,7 +53,4 @@ def precisions(
         num_threads=threads,
         fresh=fresh,
     )
-    if as_json:
-        emit([row.as_dict() for row in rows])
-    else:
-        show_precisions(rows, markdown=markdown)
+    write_table(PrecisionTable(rows), written)

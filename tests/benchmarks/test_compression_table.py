@@ -240,10 +240,23 @@ def judged():
     )
 
 
+def test_csv_holds_what_is_known_as_numbers(judged):
+    written = list(csv.DictReader(io.StringIO(render.as_csv(judged), newline="")))
+    naive, skt, ptq, failed = written
+    assert [float(naive[name]) for name in ("mean_mae", "std_mae", "median_ms")] == [101, 1, 9]
+    assert (naive["printed_mae"], skt["printed_mae"], ptq["printed_mae"]) == ("89.65", "71.55", "")
+    assert int(skt["params"]) == judged[1].row.params
+    assert float(skt["train_s"]) == pytest.approx(60 * judged[1].row.minutes)
+    assert (skt["seeds"], skt["on_front"], naive["on_front"]) == ("0 1 2", "true", "false")
+    assert (skt["height_px"], skt["width_px"]) == ("576", "864")
+    assert (failed["mean_mae"], failed["failure"]) == ("", "a | in its reason")
+
+
 def test_every_form_holds_the_same_cells(judged):
-    cells = [list(render.texts(each)) for each in judged]
-    written = list(csv.reader(io.StringIO(render.as_csv(judged))))
-    assert written == [list(render.HEADINGS), *cells]
+    sheet = render.sheet(judged, "compared")
+    assert [column.heading for column in sheet.columns] == [*render.HEADINGS]
+    assert sheet.lines == [render.texts(each) for each in judged]
+    assert sheet.notes == render.notes(judged)
     text = render.markdown(judged)
     assert (
         "| **SKT** | **fp32** | 1/8-CSRNet | 71.55 | 71.00 ± 1.00 | 114.40 | 106.50 ± 1.50 |"

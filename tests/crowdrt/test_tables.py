@@ -72,7 +72,7 @@ def test_notes_are_numbered_once_and_stand_below(capsys):
     assert text.count("why") == 1
     assert "| A | x | 1.0 | 1.0 | 0.9 | = (1) |" in text
     assert "|  | y | 1.0 | 1.1 | 0.9 | differs (1) |" in text
-    show_cells(cells, markdown=False)
+    show_cells(cells)
     shown = capsys.readouterr().out
     assert "(1) why" in shown
     assert "2 of 3 printed figures" in shown

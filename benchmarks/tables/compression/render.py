@@ -1,7 +1,5 @@
-"""The comparison as people and programs read it: terminal, Markdown, CSV, JSON."""
+"""The comparison as people and programs read it: terminal, Markdown, CSV, LaTeX, JSON."""
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -13,6 +11,15 @@ from crowdrt.benchmarks.labels import ABSENT, fixed, network_label, size_label
 from crowdrt.benchmarks.tables.compression.judgement import LEVEL, Judged, neighbours
 from crowdrt.benchmarks.tables.compression.printed import NAIVE, TEACHER
 from crowdrt.benchmarks.tables.compression.rows import CompressionRow
+from crowdrt.benchmarks.tables.formats import (
+    NUMBER,
+    PROSE,
+    TEXT,
+    Column,
+    Sheet,
+    csv_text,
+    markdown_row,
+)
 
 HEADINGS = (
     "method",
@@ -32,6 +39,15 @@ HEADINGS = (
     "verdict",
 )
 LEFT = ("method", "form", "network", "budget", "verdict")
+# of a CSV file: keys of `--json`, what holds several figures taken apart
+CSV_COLUMNS = (
+    *("method", "kind", "form", "recipe", "start", "network", "width", "test", "num_images"),
+    *("seeds", "printed_mae", "mean_mae", "std_mae", "printed_rmse", "mean_rmse", "std_rmse"),
+    *("steps", "crops", "train_s", "search", "params", "macs", "file_bytes"),
+    *("height_px", "width_px", "engine", "engine_version", "num_threads", "median_ms", "p90_ms"),
+    *("num_samples", "gpu", "gpu_ms", "peak_mib", "timing", "on_front", "dominated_by", "verdict"),
+    *("failure", "machine", "run_id", "sha256"),
+)
 
 
 def spread(mean: float | None, deviation: float | None) -> str:
@@ -99,26 +115,47 @@ def terminal_table(rows: Sequence[Judged]) -> Table:
 def markdown(rows: Sequence[Judged]) -> str:
     """Return the table as Markdown with its notes below it; rows of the front are bold."""
     rule = "|" + "".join("---|" if name in LEFT else "--:|" for name in HEADINGS)
-    lines = [line(HEADINGS), rule]
+    lines = [markdown_row(HEADINGS), rule]
     for each in rows:
         method, form, *others = texts(each)
         mark = "**" if each.on_front else ""
-        lines.append(line((f"{mark}{method}{mark}", f"{mark}{form}{mark}", *others)))
+        lines.append(markdown_row((f"{mark}{method}{mark}", f"{mark}{form}{mark}", *others)))
     return "\n".join([*lines, "", *(f"- {note}" for note in notes(rows))]) + "\n"
 
 
-def line(cells: Sequence[str]) -> str:
-    """Return one row of Markdown; a reason may hold any character."""
-    return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
-
-
 def as_csv(rows: Sequence[Judged]) -> str:
-    """Return the same cells as comma-separated values."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(HEADINGS)
-    writer.writerows(texts(each) for each in rows)
-    return text.getvalue()
+    """Return the rows as comma-separated values, not rounded."""
+    return csv_text(CSV_COLUMNS, map(record_of, rows))
+
+
+def record_of(judged: Judged) -> dict[str, Any]:
+    """Return a row under `CSV_COLUMNS`."""
+    row, printed = judged.row, judged.row.printed
+    known = {name: value for name, value in asdict(row).items() if name in CSV_COLUMNS}
+    return known | {
+        "height_px": row.size[0],
+        "width_px": row.size[1],
+        "printed_mae": float(printed.mae) if printed else None,
+        "mean_mae": row.mean_mae,
+        "std_mae": row.spread_mae,
+        "printed_rmse": float(printed.rmse) if printed else None,
+        "mean_rmse": row.mean_rmse,
+        "std_rmse": row.spread_rmse,
+        "train_s": None if row.minutes is None else row.minutes * 60,
+        "on_front": judged.on_front,
+        "dominated_by": judged.dominated_by,
+        "verdict": judged.verdict,
+    }
+
+
+def sheet(rows: Sequence[Judged], title: str) -> Sheet:
+    """Return the table for LaTeX."""
+    prose = ("budget", "verdict")
+    columns = [
+        Column(name, PROSE if name in prose else TEXT if name in LEFT else NUMBER)
+        for name in HEADINGS
+    ]
+    return Sheet(title=title, columns=columns, lines=[*map(texts, rows)], notes=notes(rows))
 
 
 def as_document(rows: Sequence[Judged]) -> dict[str, Any]:

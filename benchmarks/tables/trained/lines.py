@@ -7,10 +7,12 @@ gets a row of its own below it. What was not run stays empty.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
 from crowdrt.benchmarks.labels import network_label
+from crowdrt.benchmarks.tables.formats import in_units
 from crowdrt.benchmarks.tables.trained.definition import (
     ABSENT,
     NUM_IMAGES,
@@ -235,6 +237,32 @@ def cell_of(line: Line, figure: Figure) -> dict[str, Any]:
         "note": figure.note,
         "runs": facts_of(runs) if runs else None,
     }
+
+
+def as_records(lines: Iterable[Line]) -> list[dict[str, Any]]:
+    """Return the figures as lines of a CSV file: errors in people, shares from 0 to 1."""
+    return [record_of(line, figure) for line in lines for figure in line.figures]
+
+
+def record_of(line: Line, figure: Figure) -> dict[str, Any]:
+    """Return one figure, not rounded, with what ours was trained on."""
+    metric = figure.column.metric
+    runs = figure.runs if figure.mean is not None else None
+    record = {
+        "row": line.label,
+        "in_paper": line.in_paper,
+        "column": figure.column.heading,
+        "test": runs.first.test if runs else figure.column.test,
+        "metric": metric,
+        "printed": in_units(figure.printed, 1 / Decimal(figure.factor)),
+        "note": figure.note,
+    }
+    if runs is None:
+        return record
+    facts = facts_of(runs)
+    facts |= {"train_s": runs.seconds, "machines": "; ".join(facts["machines"])}
+    del facts["minutes"]
+    return record | {"ours": runs.mean(metric), "ours_std": runs.spread(metric)} | facts
 
 
 def facts_of(runs: Repeated) -> dict[str, Any]:

@@ -52,9 +52,14 @@ class Repeated:
         return tuple(record.seed for record in self.records)
 
     @property
+    def seconds(self) -> float:
+        """Return the mean wall time of a training."""
+        return fmean(record.wall_s for record in self.records)
+
+    @property
     def minutes(self) -> float:
         """Return the mean wall time of a training."""
-        return fmean(record.wall_s for record in self.records) / 60
+        return self.seconds / 60
 
     def values(self, metric: str) -> list[float]:
         """Return a metric of every seed; none where a record lacks it."""

@@ -1,10 +1,11 @@
-"""A paper's accuracy table as people read it: in a terminal, and as Markdown."""
+"""A paper's accuracy table as people read it: in a terminal, as Markdown, and in a paper."""
 
 from collections.abc import Sequence
 
 from rich.table import Table
 from rich.text import Text
 
+from crowdrt.benchmarks.tables.formats import PROSE, TEXT, Column, Sheet, markdown_row
 from crowdrt.benchmarks.tables.trained.definition import PrintedTable
 from crowdrt.benchmarks.tables.trained.lines import Figure, Line
 from crowdrt.benchmarks.tables.trained.records import Repeated
@@ -43,9 +44,21 @@ def accuracy_markdown(
     return "\n".join([*rows, "", *(f"- {note}" for note in notes(table, lines, unplaced))]) + "\n"
 
 
-def markdown_row(cells: Sequence[str]) -> str:
-    """Return one row; what a record says may hold any character."""
-    return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+def accuracy_sheet(
+    table: PrintedTable, lines: Sequence[Line], unplaced: Sequence[Repeated]
+) -> Sheet:
+    """Return the table for LaTeX."""
+    figures = [
+        Column(whose, group=column.heading)
+        for column in table.columns
+        for whose in ("printed", "ours")
+    ]
+    return Sheet(
+        title=table.title,
+        columns=[Column("", TEXT), *figures, Column("budget of ours", PROSE)],
+        lines=texts(lines),
+        notes=notes(table, lines, unplaced),
+    )
 
 
 def texts(lines: Sequence[Line]) -> list[list[str]]:

@@ -12,7 +12,7 @@ from crowdrt.benchmarks.tables.compression.printed import TEACHER
 from crowdrt.benchmarks.tables.compression.rows import CompressionRow, ordered, row_line
 from crowdrt.benchmarks.timing.race import Contender, RaceConfig, race
 from crowdrt.benchmarks.timing.records import append_records, read_records
-from crowdrt.console import say, show_table, tell
+from crowdrt.console import say
 from crowdrt.contracts import Artifact, Measurement, Size, default_gates
 from crowdrt.errors import BenchmarkError
 from crowdrt.export.complexity import Complexity, complexity_of_weights
@@ -263,10 +263,3 @@ def write_results(judged: Sequence[Judged], out: Path) -> None:
             with write_whole(out / name) as temporary:
                 temporary.write_bytes(content)
     write_json(out / "compare.json", document)
-
-
-def show(judged: Sequence[Judged]) -> None:
-    """Print the table for people, and what follows from it."""
-    show_table(render.terminal_table(judged))
-    for note in render.notes(judged):
-        tell(note)

@@ -111,11 +111,13 @@ class PrecisionRow:
             "path": str(self.form.artifact.path) if self.form.artifact else None,
             "reason": self.form.reason,
             "mb": self.megabytes,
+            "bytes": self.num_bytes,
             "int8_macs": self.int8_macs,
             "mae": errors.mae if errors else None,
             "rmse": errors.rmse if errors else None,
             "bias": errors.bias if errors else None,
             "moved": {b.name: b.shift for b in (*found.bins, found.total)} if found else {},
+            "psnr_db": found.psnr_db.median if found and found.psnr_db else None,
             "gate": self.verdict.as_dict() if self.verdict else None,
             "p50_ms": self.median_ms,
             "speedup": self.speedup,
@@ -123,9 +125,14 @@ class PrecisionRow:
         }
 
     @property
+    def num_bytes(self) -> int | None:
+        """The file's size."""
+        return self.form.artifact.path.stat().st_size if self.form.artifact else None
+
+    @property
     def megabytes(self) -> float | None:
         """The file's size in 10^6 bytes."""
-        return self.form.artifact.path.stat().st_size / 1e6 if self.form.artifact else None
+        return None if self.num_bytes is None else self.num_bytes / 1e6
 
 
 def precision_rows(

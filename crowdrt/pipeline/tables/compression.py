@@ -1,14 +1,16 @@
 """SKT's Table 5 with ours beside it: what `crowdrt compare` left, and nothing that was not run."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from crowdrt.benchmarks.tables import formats
 from crowdrt.benchmarks.tables.compression import render
 from crowdrt.benchmarks.tables.compression.judgement import Judged, judge
 from crowdrt.benchmarks.tables.compression.printed import SKT_TABLE_5
 from crowdrt.benchmarks.tables.compression.rows import not_run, ordered, read_compression
 from crowdrt.console import show_table, tell
-from crowdrt.entry import emit
 from crowdrt.errors import BenchmarkError
 
 COMPRESSION_RECORDS = Path(__file__).resolve().parents[3] / "results" / "compression.jsonl"
@@ -38,15 +40,34 @@ def skt_5(records: Sequence[Path] | None) -> list[Judged]:
     return judge(ordered([*rows, *missing]))
 
 
-def show_skt_5(records: Sequence[Path] | None, *, markdown: bool, as_json: bool) -> None:
-    """Print the table for a terminal, as Markdown, or as JSON."""
-    rows = skt_5(records)
-    if as_json:
-        emit(render.as_document(rows))
-    elif markdown:
-        print(f"### {TITLE}\n\n{render.markdown(rows)}", end="")
-    else:
-        tell(TITLE)
-        show_table(render.terminal_table(rows))
-        for note in render.notes(rows):
+@dataclass(frozen=True)
+class ComparisonTable:
+    """What `crowdrt table skt-5` and `crowdrt compare` show."""
+
+    rows: Sequence[Judged]
+    title: str = ""
+
+    def show(self) -> None:
+        """Print it for a terminal."""
+        if self.title:
+            tell(self.title)
+        show_table(render.terminal_table(self.rows))
+        for note in render.notes(self.rows):
             tell(note)
+
+    def markdown(self) -> str:
+        """Return it with its notes."""
+        heading = f"### {self.title}\n\n" if self.title else ""
+        return heading + render.markdown(self.rows)
+
+    def csv(self) -> str:
+        """Return the rows, not rounded."""
+        return render.as_csv(self.rows)
+
+    def latex(self) -> str:
+        """Return a tabular with its notes."""
+        return formats.latex([render.sheet(self.rows, self.title or "compared networks")])
+
+    def document(self) -> dict[str, Any]:
+        """Return everything that is known."""
+        return render.as_document(self.rows)

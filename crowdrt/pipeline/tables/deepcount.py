@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import TYPE_CHECKING
 
-from crowdrt.benchmarks.tables.cells import Cell, like
+from crowdrt.benchmarks.tables.cells import Cell
 from crowdrt.benchmarks.tables.printed_deepcount import (
     CSRNET_PARAMS_M,
     DEEPCOUNT_PARAMS_M,
@@ -72,7 +72,7 @@ def deepcount_6() -> list[Cell]:
         ("DeepCount", "parameters in training, M", DEEPCOUNT_TRAINING_PARAMS_M, deepcount),
     )
     return [
-        Cell(row=row, column=column, printed=printed, ours=like(printed, params, 10**6), true="")
+        Cell.of(row=row, column=column, printed=printed, value=params, unit=10**6)
         for row, column, printed, params in rows
     ]
 
@@ -97,12 +97,13 @@ def flops_cell(
 ) -> Cell:
     """Return the sum of some layers beside what is printed, in millions."""
     layers = list(costs)
-    return Cell(
+    return Cell.of(
         row=row,
         column=column,
         printed=printed,
-        ours=like(printed, sum(layer.equation_10 for layer in layers), 10**6),
-        true=like(printed, sum(layer.macs for layer in layers), 10**6),
+        value=sum(layer.equation_10 for layer in layers),
+        true=sum(layer.macs for layer in layers),
+        unit=10**6,
         note=note,
     )
 

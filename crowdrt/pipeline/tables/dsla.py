@@ -58,20 +58,21 @@ def dsla_5() -> list[Cell]:
 
 def cells_of(row: str, params: str, flops: str, cost: Cost) -> tuple[Cell, Cell]:
     """Return the two cells of a row beside what is printed."""
-    parameters = Cell(
+    parameters = Cell.of(
         row=row,
         column="parameters, M",
         printed=params,
-        ours=like(params, cost.trained, 10**6),
-        true="",
+        value=cost.trained,
+        unit=10**6,
         note=TRAINED.format(stored=like(params, cost.stored, 10**6)),
     )
-    operations = Cell(
+    operations = Cell.of(
         row=row,
         column="FLOPs at 800x1280, G",
         printed=flops,
-        ours=like(flops, cost.paper_flops, 10**9),
-        true=like(flops, cost.macs, 10**9),
+        value=cost.paper_flops,
+        true=cost.macs,
+        unit=10**9,
         note=CLASSES,
     )
     return parameters, operations

@@ -6,9 +6,7 @@ from fractions import Fraction
 from crowdrt.benchmarks.labels import network_label, size_label
 from crowdrt.benchmarks.tables.cells import (
     Cell,
-    cells_markdown,
     cells_table,
-    like,
     matched,
     notes_of,
 )
@@ -83,18 +81,24 @@ def costs_of(network: str, width: str, params: str, flops: Mapping[Size, str]) -
         paper = complexity(network, Fraction(width), size[::-1]) if caveat == SWAPPED else cost
         num_params = cost.params
         cells.append(
-            Cell(
+            Cell.of(
                 row=name,
                 column=f"FLOPs at {size_label(size)}, G",
                 printed=printed,
-                ours=like(printed, paper.paper_flops, 10**9),
-                true=like(printed, cost.macs, 10**9),
+                value=paper.paper_flops,
+                true=cost.macs,
+                unit=10**9,
                 note=caveat,
             )
         )
-    ours = like(params, num_params, 10**6)
-    note = CUT_OFF if (network, width) == ("csrnet", "1/5") else ""
-    first = Cell(row=name, column="parameters, M", printed=params, ours=ours, true="", note=note)
+    first = Cell.of(
+        row=name,
+        column="parameters, M",
+        printed=params,
+        value=num_params,
+        unit=10**6,
+        note=CUT_OFF if (network, width) == ("csrnet", "1/5") else "",
+    )
     return [first, *cells]
 
 
@@ -109,11 +113,8 @@ TABLES: Mapping[str, Callable[[], list[Cell]]] = {
 }
 
 
-def show_cells(cells: Sequence[Cell], *, markdown: bool) -> None:
-    """Print the cells for a terminal, or as Markdown."""
-    if markdown:
-        print(cells_markdown(cells), end="")
-        return
+def show_cells(cells: Sequence[Cell]) -> None:
+    """Print the cells for a terminal."""
     show_table(cells_table(cells))
     for text, number in notes_of(cells).items():
         tell(f"({number}) {text}")
