@@ -1,12 +1,36 @@
 """Files of JSON Lines: one record per line, read whole or refused with the line's number."""
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
 
 from crowdrt.errors import BenchmarkError
+from crowdrt.manifest import cannot_write
 
 R = TypeVar("R")
+
+
+def append_lines(path: Path, lines: Iterable[str]) -> None:
+    """Add lines at the end of `path`, all of them or none.
+
+    They go out in one write to a file opened for appending, so that two processes that end together
+    cannot mix their lines. A disk that fills up in the middle leaves the file as it was.
+    """
+    text = "".join(f"{line}\n" for line in lines).encode()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab", buffering=0) as file:
+            size = file.tell()
+            try:
+                if file.write(text) != len(text):
+                    raise OSError(None, "the disk took only a part")
+                os.fsync(file.fileno())
+            except OSError:
+                file.truncate(size)
+                raise
+    except OSError as error:
+        raise cannot_write(path, error) from error
 
 
 def parsed_lines(path: Path, parse: Callable[[str, str], R], *, fix: str) -> list[R]:

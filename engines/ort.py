@@ -41,6 +41,7 @@ class OrtEngine:
         optimise: bool = True,
         config: Mapping[str, str] | None = None,
         lean: bool = False,
+        profile: Path | None = None,
     ) -> None:
         """Load `model`.
 
@@ -51,6 +52,8 @@ class OrtEngine:
             config: session settings; None chooses what is right for this graph and CPU.
             lean: do not plan the memory of an image from that of the last one of its size, which
                 takes up to twice as much.
+            profile: a folder into which every layer of every run is written, which slows it; see
+                `end_profile`.
         """
         ort = require("onnxruntime", extra="cpu")
         check_threads(num_threads)
@@ -63,6 +66,7 @@ class OrtEngine:
         self.config = dict(config)
         options = session_options(ort, num_threads, self.config, optimise=optimise)
         options.enable_mem_pattern = not lean
+        self._graph_run = profiled(options, profile, content if not optimise else None)
         self._release = ort.RunOptions()
         self._release.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         self._session = open_session(ort, content, options, source=source)
@@ -87,6 +91,28 @@ class OrtEngine:
                 fix="try another image size; if memory ran out, a smaller one",
             ) from error
         return dict(zip(names, arrays, strict=True))
+
+    def end_profile(self) -> Path:
+        """Return the file of events that an engine with `profile` has written."""
+        return Path(self._session.end_profiling())
+
+    def graph_run(self) -> onnx.GraphProto:
+        """Return the graph whose nodes the profile speaks of: the optimised one."""
+        assert self._graph_run is not None, "only an engine with `profile` keeps it"
+        source = self._graph_run
+        return (onnx.load(source) if isinstance(source, Path) else read_graph(source)).graph
+
+
+def profiled(options: Any, folder: Path | None, model: Path | bytes | None) -> Path | bytes | None:
+    """Ask for a profile in `folder`; return where the graph that will run is to be read."""
+    if folder is None:
+        return None
+    options.enable_profiling = True
+    options.profile_file_prefix = str(folder / "events")
+    if model is not None:
+        return model
+    options.optimized_model_filepath = str(folder / "graph.onnx")
+    return folder / "graph.onnx"
 
 
 def read_graph(model: Path | bytes) -> onnx.ModelProto:

@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from datetime import timedelta
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -44,16 +45,26 @@ class OpenVinoEngine:
     AMX takes an INT8 network longer than the run itself; sizes that come again do not.
     """
 
-    def __init__(self, model: Path | bytes, *, num_threads: int = 0, saved: bool = False) -> None:
+    def __init__(
+        self,
+        model: Path | bytes,
+        *,
+        num_threads: int = 0,
+        saved: bool = False,
+        count_layers: bool = False,
+    ) -> None:
         """Load `model`.
 
         Args:
             model: an ONNX file, or its bytes (no external data).
             num_threads: 0 takes every core.
             saved: True where `model` is what `saved` returned, on this kind of machine.
+            count_layers: keep the time of every layer, which slows it; see `averages_us`.
         """
         check_threads(num_threads)
         config = {**EXACT, **ALONE, "INFERENCE_NUM_THREADS": num_threads or num_cores()}
+        if count_layers:
+            config["PERF_COUNT"] = True
         core = core_of(require("openvino", extra="openvino"))
         self._description, self.compiled = (
             reopened(core, model, config) if saved else compiled(core, model, config)
@@ -78,6 +89,13 @@ class OpenVinoEngine:
                 fix="try another image size; if memory ran out, a smaller one",
             ) from error
         return {output.name: arrays[output.name] for output in self.outputs}
+
+    def averages_us(self) -> dict[str, int]:
+        """Return each layer's microseconds per run, averaged over all runs since it was opened."""
+        return {
+            layer.node_name: layer.real_time // timedelta(microseconds=1)
+            for layer in self._request.get_profiling_info()
+        }
 
     def saved(self) -> bytes:
         """Return the network as compiled here: a line of JSON about it, then OpenVINO's bytes."""

@@ -1,16 +1,14 @@
 """Measurements as JSON Lines: one row per line, appended and never rewritten."""
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from crowdrt.benchmarks.lines import parsed_lines
+from crowdrt.benchmarks.lines import append_lines, parsed_lines
 from crowdrt.contracts import Measurement
 from crowdrt.errors import BenchmarkError
-from crowdrt.manifest import cannot_write
 
 SCHEMA = 1  # raise it when a field changes its meaning or goes
 
@@ -18,25 +16,8 @@ GPU_SERIES = ("compute_ms", "to_device_ms", "to_host_ms")
 
 
 def append_records(path: Path, rows: Sequence[Measurement]) -> None:
-    """Add the rows at the end of `path`, all of them or none.
-
-    They go out in one write to a file opened for appending, so that two races that end together
-    cannot mix their lines. A disk that fills up in the middle leaves the file as it was.
-    """
-    text = "".join(record_line(row) + "\n" for row in rows).encode()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("ab", buffering=0) as file:
-            size = file.tell()
-            try:
-                if file.write(text) != len(text):
-                    raise OSError(None, "the disk took only a part")
-                os.fsync(file.fileno())
-            except OSError:
-                file.truncate(size)
-                raise
-    except OSError as error:
-        raise cannot_write(path, error) from error
+    """Add the rows at the end of `path`, all of them or none."""
+    append_lines(path, map(record_line, rows))
 
 
 def read_records(path: Path) -> list[Measurement]:
