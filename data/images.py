@@ -1,6 +1,7 @@
 """Photographs from disk: decoded to uint8 (C, H, W), upright, or refused with a reason."""
 
 import contextlib
+import io
 import re
 import struct
 import warnings
@@ -49,21 +50,30 @@ def read_image(path: Path, channels: Channels) -> UInt8Image:
         DataError: the file is missing, damaged, no image, too small or absurdly large.
     """
     check_file(path)
+    return _decoded(path, channels, source=path)
+
+
+def decode_image(content: bytes, channels: Channels, *, source: Path | str) -> UInt8Image:
+    """Decode one photograph that is in memory, as `read_image` does; errors name `source`."""
+    return _decoded(io.BytesIO(content), channels, source=source)
+
+
+def _decoded(file: Path | io.BytesIO, channels: Channels, *, source: Path | str) -> UInt8Image:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # broken metadata does not concern us
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
-            with Image.open(path, formats=FORMATS) as image:
-                check_image_size((image.height, image.width), source=str(path))
+            with Image.open(file, formats=FORMATS) as image:
+                check_image_size((image.height, image.width), source=str(source))
                 image.load()
-                return to_pixels(image, channels, source=path)
+                return to_pixels(image, channels, source=source)
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
             raise DataError(
-                f"{path} has too many pixels for a photograph: {error}",
+                f"{source} has too many pixels for a photograph: {error}",
                 fix=f"scale it to at most {Image.MAX_IMAGE_PIXELS:,} pixels, or remove it",
             ) from error
         except DAMAGED as error:
-            raise unreadable(path, error) from error
+            raise unreadable(source, error) from error
 
 
 def image_size(path: Path) -> Size:
@@ -109,7 +119,7 @@ def opening(path: Path) -> Iterator[None]:
         raise cannot_open(path, error) from error
 
 
-def cannot_open(path: Path, error: OSError) -> DataError:
+def cannot_open(path: Path | str, error: OSError) -> DataError:
     """Return the error for what the operating system refuses."""
     return DataError(
         f"{path} cannot be opened: {error.strerror or error}",
@@ -117,7 +127,7 @@ def cannot_open(path: Path, error: OSError) -> DataError:
     )
 
 
-def unreadable(path: Path, error: BaseException) -> DataError:
+def unreadable(path: Path | str, error: BaseException) -> DataError:
     """Return the error for a file that the decoders refuse."""
     if isinstance(error, UnidentifiedImageError):
         return DataError(
@@ -131,7 +141,7 @@ def unreadable(path: Path, error: BaseException) -> DataError:
     )
 
 
-def to_pixels(image: Image.Image, channels: Channels, *, source: Path) -> UInt8Image:
+def to_pixels(image: Image.Image, channels: Channels, *, source: Path | str) -> UInt8Image:
     """Turn a decoded Pillow image upright and into (C, H, W)."""
     # Broken EXIF says nothing of the orientation: the pixels stay as they are stored.
     with contextlib.suppress(*DAMAGED):
@@ -167,7 +177,7 @@ def grey_of(pixels: UInt8Image) -> UInt8Image:
     return to_pixels(image, "grey", source=Path("decoded pixels"))
 
 
-def eight_bit(image: Image.Image, *, source: Path) -> Image.Image:
+def eight_bit(image: Image.Image, *, source: Path | str) -> Image.Image:
     """Scale 16-bit greys to 8 bits; Pillow's own conversion would clip them at 255."""
     if image.mode not in ("F", "LAB") and not image.mode.startswith("I"):
         return image

@@ -155,42 +155,65 @@ def predict(engine: "Engine", path: Path, tiles: TileMode | None = None) -> Pred
             a network that takes it whole.
         EngineError: the engine does not say how its input is prepared, or answers nonsense.
     """
-    info = _info(engine)
-    photograph = read_image(path, info.preprocessing.channels)
+    channels = counting_info(engine).preprocessing.channels
+    return predict_pixels(engine, read_image(path, channels), tiles, source=path)
+
+
+def predict_pixels(
+    engine: "Engine",
+    photograph: UInt8Image,
+    tiles: TileMode | None = None,
+    *,
+    source: Path | str,
+) -> Prediction:
+    """Run the engine on one photograph that is decoded; see `predict`. Errors name `source`."""
+    info = counting_info(engine)
     if info.fixed_size is not None:
         found = predict_tiles(engine, info, photograph, info.fixed_size, tiles or "resize")
     elif tiles is None:
-        found = predict_whole(engine, info, photograph, source=path)
+        found = predict_whole(engine, info, [photograph], source=source)[0]
     else:
         raise DataError(
             f"{info.network} takes a photograph whole: --tiles {tiles} is for networks that take "
             "one size and no other",
             fix="leave out --tiles",
         )
-    if not np.isfinite(found.count):
-        raise BenchmarkError(
-            f"{path}: the engine counts {found.count} people",
-            fix="build the engine again; if it stays, count with the FP32 file to compare",
-        )
+    check_finite(found, source=source)
     return found
 
 
+def check_finite(found: Prediction, *, source: Path | str) -> None:
+    """Refuse a count that is no number."""
+    if not np.isfinite(found.count):
+        raise BenchmarkError(
+            f"{source}: the engine counts {found.count} people",
+            fix="build the engine again; if it stays, count with the FP32 file to compare",
+        )
+
+
 def predict_whole(
-    engine: "Engine", info: GraphInfo, photograph: UInt8Image, *, source: Path
-) -> Prediction:
-    """Run an engine of any size, or of one that is at least the photograph's."""
-    feed = pad_to_stride(photograph, info.preprocessing)[np.newaxis]
+    engine: "Engine", info: GraphInfo, photographs: Sequence[UInt8Image], *, source: Path | str
+) -> list[Prediction]:
+    """Run an engine of any size, or of one that is at least the photographs', which share theirs.
+
+    More than one at a time is for an engine of free batch. Errors name `source`.
+    """
+    padded = [pad_to_stride(each, info.preprocessing) for each in photographs]
+    feed = padded[0][np.newaxis] if len(padded) == 1 else np.stack(padded)  # no needless copy
     fixed = static_size(engine)
     image = feed if fixed is None else pad_to_size(feed, fixed, info, source=source)
     outputs = run(engine, info, image)
-    density = np.asarray(outputs[DENSITY], np.float32)[0, 0]
-    count, stride = float(outputs[COUNT][0]), info.density_stride
-    beyond = max(0, density.shape[0] - -(-image.shape[2] // stride))  # cells, half on each side
+    maps = np.asarray(outputs[DENSITY], np.float32)[:, 0]
+    counts, stride = [float(each) for each in outputs[COUNT]], info.density_stride
+    beyond = max(0, maps.shape[1] - -(-image.shape[2] // stride))  # cells, half on each side
     if image.shape != feed.shape:
         rows, columns = (-(-side // stride) + beyond for side in feed.shape[2:])
-        density = density[:rows, :columns]
-        count = float(density.sum(dtype=np.float32))
-    return Prediction(count=count, density=density, stride=stride, margin_px=beyond * stride / 2)
+        maps = maps[:, :rows, :columns]
+        counts = [float(density.sum(dtype=np.float32)) for density in maps]
+    return [
+        Prediction(count=count, density=density, stride=stride, margin_px=beyond * stride / 2)
+        for count, density in zip(counts, maps, strict=True)
+    ]
 
 
 def predict_tiles(
@@ -228,16 +251,18 @@ def run(engine: "Engine", info: GraphInfo, image: UInt8Batch) -> Feeds:
     return engine.run({spec.name: pixels})
 
 
-def pad_to_size(image: UInt8Batch, size: Size, info: GraphInfo, *, source: Path) -> UInt8Batch:
+def pad_to_size(
+    image: UInt8Batch, size: Size, info: GraphInfo, *, source: Path | str
+) -> UInt8Batch:
     """Return `image` in the top left corner of the size that an engine insists on."""
-    _, num_channels, height, width = image.shape
+    batch, num_channels, height, width = image.shape
     if height > size[0] or width > size[1]:
         raise DataError(
             f"{source} needs {height}x{width} px (height x width), the engine takes at most"
             f" {size[0]}x{size[1]}",
             fix=f"export for any size: crowdrt export {info.network} --size dynamic -o model.onnx",
         )
-    padded = np.empty((1, num_channels, *size), np.uint8)
+    padded = np.empty((batch, num_channels, *size), np.uint8)
     padded[:] = _pad_level(info.preprocessing)
     padded[:, :, :height, :width] = image
     return padded
@@ -247,8 +272,12 @@ def _pad_level(preprocessing: Preprocessing) -> npt.NDArray[np.uint8]:
     return np.array(preprocessing.pad_value, np.uint8)[:, None, None]
 
 
-def _info(engine: "Engine") -> GraphInfo:
-    """Return what the file says of itself, if it is a counting network of ours."""
+def counting_info(engine: "Engine") -> GraphInfo:
+    """Return what the file says of itself.
+
+    Raises:
+        EngineError: it is no counting network of ours.
+    """
     names = {output.name for output in engine.outputs}
     wanted = {DENSITY, COUNT}
     if engine.info and engine.info.fixed_size:
