@@ -15,6 +15,7 @@ from crowdrt.benchmarks.accuracy.comparison import Comparison
 from crowdrt.benchmarks.accuracy.counts import Accuracy, CountRow
 from crowdrt.benchmarks.labels import ABSENT, network_label, significant, size_label
 from crowdrt.benchmarks.report.plots import DARK, LIGHT, Look, counts_plot, latency_plot
+from crowdrt.benchmarks.report.sections import ComparedNetworks, MethodsTable, StrippedNetwork
 from crowdrt.benchmarks.tables.render import PAIRS, cells, notes
 from crowdrt.benchmarks.tables.table import TableRow
 from crowdrt.contracts import Artifact, Measurement, Size
@@ -76,6 +77,9 @@ class Report:
     measurements: Sequence[Measurement] = ()
     accuracies: Sequence[AccuracyLine] = ()
     overlays: Sequence[OverlayFigure] = ()
+    stripped: StrippedNetwork | None = None
+    methods: MethodsTable | None = None
+    comparison: ComparedNetworks | None = None
     stages: Sequence[StageLine] = ()
     files: Sequence[Artifact] = ()
     recipe: Mapping[str, Any] = field(default_factory=dict)
@@ -103,14 +107,19 @@ def write_report(report: Report, folder: Path) -> Path:
     plots = [*_latency_plots(report, folder), *_counts_plots(report, folder)]
     jinja2 = require("jinja2", extra="report")
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.FileSystemLoader(TEMPLATE.parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    page = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+    page = environment.get_template(TEMPLATE.name).render(
         report=report,
         version=__version__,
         cards=headline(report),
         tables=_tables(report.rows),
         plots=plots,
+        pareto=_pareto_uri(report.comparison, folder),
         overlays=[(figure, _image_uri(figure.path)) for figure in report.overlays],
         facts=flattened(report.machine),
         recipe=flattened(report.recipe),
@@ -239,6 +248,15 @@ def _plot(name: str, title: str, caption: str, pictures: list[bytes], folder: Pa
         narrow_light=narrow_light,
         narrow_dark=narrow_dark,
     )
+
+
+def _pareto_uri(comparison: ComparedNetworks | None, folder: Path) -> str:
+    """Write the comparison's plot beside the report, and return it for embedding."""
+    if comparison is None or comparison.plot is None:
+        return ""
+    with write_whole(folder / "pareto.png") as temporary:
+        temporary.write_bytes(comparison.plot)
+    return _data_uri(comparison.plot, "image/png")
 
 
 def _image_uri(path: Path) -> str:

@@ -3,9 +3,9 @@
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import onnx
 from onnx import helper
@@ -20,7 +20,6 @@ from crowdrt.errors import EngineError, ExportError
 from crowdrt.manifest import read_manifest, sha256_file
 from crowdrt.onnx_file import external_files, read_onnx, stored_info
 from crowdrt.onnx_graph import (
-    GraphSize,
     count_nodes,
     every_node,
     graph_size,
@@ -32,6 +31,7 @@ from crowdrt.onnx_graph import (
     unneeded,
 )
 from crowdrt.pipeline.layers import layers_of, show_layers
+from crowdrt.pipeline.stripped import Stripped
 
 COST_SIZE = (576, 864)  # where MACs are counted for a graph of any size: SKT's first
 HASH = re.compile("[0-9a-f]{64}")
@@ -271,73 +271,3 @@ def scalars(document: Any) -> Iterator[str]:
         if texts and all(isinstance(text, str | int | float) for text in texts):
             short = [text[:16] if HASH.fullmatch(str(text)) else str(text) for text in texts]
             yield f"{name} {' '.join(short)}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stripped:
-    """What a manifest says was stripped from a network, or cut from a file."""
-
-    size: Size  # at which MACs were counted
-    before: GraphSize
-    after: GraphSize
-    file_nodes: int
-    removed: str
-    max_rel: float | None
-
-    @classmethod
-    def of(cls, facts: Any) -> Self | None:
-        """Read it from a manifest's facts; None where there is none, or another version's."""
-        try:
-            record = facts.get("stripped") or facts["cut"]
-            if branches := record.get("branches"):
-                removed = f"{', '.join(branches)} ({record['branch_params']:,} parameters)"
-            else:
-                removed = ", ".join((*record.get("outputs", ()), *record.get("inputs", ())))
-            return cls(
-                size=tuple(record["size"]),
-                before=GraphSize(**record["before"]),
-                after=GraphSize(**record["after"]),
-                file_nodes=record["file_nodes"],
-                removed=removed,
-                max_rel=record["max_rel"],
-            )
-        except (AttributeError, LookupError, TypeError, ValueError):
-            return None
-
-    def lines(self) -> Iterator[str]:
-        """Yield what there is to say of it."""
-        yield self.before.change(self.after, self.size)
-        yield f"removed: {self.removed or 'nothing, it has nothing for training alone'}"
-        if self.max_rel is not None:
-            yield f"answers differ by {self.max_rel:.1e} of the largest value"
-
-
-def stripping_table(paths: Sequence[Path]) -> str:
-    """Return the Markdown table of what exports say was stripped, a row per file.
-
-    Raises:
-        ExportError: a file's manifest has no such record.
-    """
-    heads = ("network", "nodes: training, deployed, file", "parameters", "G MACs", "removed")
-    rows = [heads, ("---",) * len(heads), *map(stripping_row, paths)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
-
-
-def stripping_row(path: Path) -> tuple[str, ...]:
-    """Return one row of `stripping_table`."""
-    info = stored_info(read_onnx(path), source=str(path))
-    record = Stripped.of((read_manifest(path) or {}).get("facts"))
-    if record is None:
-        raise ExportError(
-            f"{path} has no record of stripping beside it",
-            fix="export it again: crowdrt export NETWORK --weights F -o model.onnx",
-        )
-    was, now, (height, width) = record.before, record.after, record.size
-    macs = [f"{side.macs / 1e9:.2f}" if side.macs is not None else "?" for side in (was, now)]
-    return (
-        path.name if info is None else f"{info.network} {info.width}, {info.output}",
-        f"{was.nodes} → {now.nodes} → {record.file_nodes}",
-        f"{was.params:,} → {now.params:,}",
-        f"{macs[0]} → {macs[1]} at {height}x{width}",
-        record.removed or "nothing",
-    )

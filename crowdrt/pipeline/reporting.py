@@ -25,6 +25,9 @@ from crowdrt.errors import BenchmarkError
 from crowdrt.manifest import write_whole
 from crowdrt.pipeline.measuring import operations_of
 from crowdrt.pipeline.precision.comparing import comparison_of
+from crowdrt.pipeline.precision.record import methods_of
+from crowdrt.pipeline.stripped import stripping_section
+from crowdrt.pipeline.tables.compression import comparison_in
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +94,7 @@ def write_run_report(folder: Path) -> Path:
 def report_of(run: DocumentedRun, folder: Path) -> Report:
     """Return what the page shows of a run."""
     measurements = read_records(folder / "records.jsonl")
+    exported, digest = exported_by(run, folder)
     finished = datetime.fromtimestamp((folder / "run.json").stat().st_mtime, UTC)
     return Report(
         title=str(run.recipe["name"]),
@@ -102,10 +106,20 @@ def report_of(run: DocumentedRun, folder: Path) -> Report:
         overlays=[
             OverlayFigure(**figure | {"path": folder / figure["path"]}) for figure in run.overlays
         ],
+        stripped=stripping_section(exported, digest),
+        methods=methods_of(folder, digest),
+        comparison=comparison_in(folder),
         stages=[StageLine(**stage) for stage in run.stages],
         files=[Artifact(**entry | {"path": Path(entry["path"])}) for entry in run.files],
         recipe=run.recipe,
     )
+
+
+def exported_by(run: DocumentedRun, folder: Path) -> tuple[Path, str]:
+    """Return the FP32 file of a run, and the hash that it had then."""
+    path = folder / f"{run.recipe['name']}.onnx"
+    digests = [entry["sha256"] for entry in run.files if Path(entry["path"]).name == path.name]
+    return path, digests[0] if digests else ""
 
 
 def accuracy_lines(run: DocumentedRun, folder: Path) -> list[AccuracyLine]:

@@ -92,7 +92,8 @@ def inspect(
 ) -> None:
     """Say what a network or an engine is: inputs, nodes, parameters, MACs, how it was made."""
     from crowdrt.console import tell
-    from crowdrt.pipeline.inspecting import inspect_path, show_findings, stripping_table
+    from crowdrt.pipeline.inspecting import inspect_path, show_findings
+    from crowdrt.pipeline.stripped import stripping_table
 
     if markdown and as_json:
         raise RecipeError("--markdown and --json exclude each other", fix="leave out one of them")

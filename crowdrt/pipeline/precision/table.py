@@ -44,6 +44,7 @@ from crowdrt.pipeline.precision.forms import (
     judged,
     remembering,
 )
+from crowdrt.pipeline.precision.record import Methods, write_methods
 from crowdrt.pipeline.precision.sensitivity import sensitivity_stage
 from crowdrt.pipeline.reporting import read_counts
 from crowdrt.pipeline.stages import calibrate_stage, engine_folder, has_trained_ranges
@@ -155,7 +156,8 @@ def precision_rows(
         images: photographs to take ranges from; some of them judge the sensitivity search. Those
             that lie in `test` too, byte by byte, are left out.
         test: annotated photographs.
-        out: keeps every file, counts and records; a second call does only what is missing.
+        out: keeps every file, counts and records, and `precisions.json`, which the report of a
+            run shows; a second call does only what is missing.
         size: at which latency is measured.
         seconds: measuring time; 0 leaves latency out.
         num_images: how many photographs ranges are taken from.
@@ -177,7 +179,7 @@ def precision_rows(
     counted = count_forms(forms, testing, out, store, num_threads)
     timed = time_forms(forms, out, size, seconds, store, num_threads, fresh=fresh)
     base = timed.get(FP32)
-    return [
+    rows = [
         PrecisionRow(
             form=form,
             rows=counted.get(form.name, ()),
@@ -187,6 +189,14 @@ def precision_rows(
         )
         for form in forms
     ]
+    methods = Methods(
+        model=model.name,
+        sha256=sha256_file(model),
+        num_ranges=min(num_images, len(calibrating)),
+        num_counted=len(testing),
+    )
+    write_methods(out, methods, [row.as_dict() for row in rows])
+    return rows
 
 
 def make_forms(

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from crowdrt.benchmarks.labels import fixed
+from crowdrt.benchmarks.report.sections import ComparedNetwork, ComparedNetworks
 from crowdrt.benchmarks.tables import formats
-from crowdrt.benchmarks.tables.compression import render
+from crowdrt.benchmarks.tables.compression import plot, render
 from crowdrt.benchmarks.tables.compression.judgement import Judged, judge
 from crowdrt.benchmarks.tables.compression.printed import SKT_TABLE_5
 from crowdrt.benchmarks.tables.compression.rows import not_run, ordered, read_compression
@@ -71,3 +73,31 @@ class ComparisonTable:
     def document(self) -> dict[str, Any]:
         """Return everything that is known."""
         return render.as_document(self.rows)
+
+
+def comparison_in(folder: Path) -> ComparedNetworks | None:
+    """Return the newest comparison in a run's folder, or in a folder inside it.
+
+    Raises:
+        BenchmarkError: the record is damaged.
+    """
+    paths = [*folder.glob(COMPRESSION_RECORDS.name), *folder.glob(f"*/{COMPRESSION_RECORDS.name}")]
+    if not paths:
+        return None
+    newest = max(paths, key=lambda path: (path.stat().st_mtime, path))
+    rows = judge(ordered(read_compression(newest)))
+    return ComparedNetworks(
+        plot=plot.compression_plot(rows),
+        lines=[
+            ComparedNetwork(
+                method=each.row.method,
+                form=each.row.form,
+                mae=render.spread(each.row.mean_mae, each.row.spread_mae),
+                latency=fixed(each.row.median_ms, 1),
+                on_front=each.on_front,
+                verdict=each.verdict,
+            )
+            for each in rows
+        ],
+        notes=render.notes(rows),
+    )

@@ -1,0 +1,96 @@
+"""What `crowdrt precisions` keeps of its table, and what the report of a run shows of it."""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from crowdrt.benchmarks.report.sections import MethodLine, MethodsTable
+from crowdrt.console import say
+from crowdrt.errors import BenchmarkError
+from crowdrt.manifest import read_json, write_json
+
+RECORD = "precisions.json"
+SCHEMA = 1  # raise it when a field changes its meaning or goes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Methods:
+    """What was compared: a network's file, and the photographs."""
+
+    model: str  # name of the file
+    sha256: str  # of the file
+    num_ranges: int  # photographs that ranges were taken from
+    num_counted: int
+
+
+def write_methods(out: Path, methods: Methods, rows: Sequence[dict[str, Any]]) -> None:
+    """Keep the rows of `--json` in `out`, beside the files that they are of, without folders."""
+    kept = [row | {"path": Path(row["path"]).name if row["path"] else None} for row in rows]
+    write_json(out / RECORD, {"schema": SCHEMA, **vars(methods), "rows": kept})
+
+
+def methods_of(folder: Path, sha256: str) -> MethodsTable | None:
+    """Return the newest record in a run's folder, or in a folder inside it, of its FP32 file.
+
+    Args:
+        folder: of the run.
+        sha256: of the FP32 file that the run exported.
+
+    Raises:
+        BenchmarkError: a record is damaged, or another version's.
+    """
+    paths = [*folder.glob(RECORD), *folder.glob(f"*/{RECORD}")]
+    paths.sort(key=lambda path: (path.stat().st_mtime, path))
+    own = []
+    for path in paths:
+        table, of = read_methods(path)
+        if of == sha256:
+            own.append(table)
+        else:
+            say(f"{path} is of another network than this run's, and is not shown")
+    return own[-1] if own else None
+
+
+def read_methods(path: Path) -> tuple[MethodsTable, str]:
+    """Return the table of a record, and the hash of the file that it is of."""
+    document = read_json(path) or {}
+    try:
+        if (schema := document.get("schema")) != SCHEMA:
+            raise ValueError(f"schema {schema!r} is not {SCHEMA}")
+        return table_of(document), str(document["sha256"])
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise BenchmarkError(
+            f"{path} is no whole record of precisions: {type(error).__name__}: {error}",
+            fix="make it again: crowdrt precisions MODEL --images DIR --test DIR -o "
+            f"{shlex.quote(str(path.parent))}",
+        ) from error
+
+
+def table_of(document: Mapping[str, Any]) -> MethodsTable:
+    """Return FP32 and the forms in INT8; float16 has no ranges, and stands elsewhere."""
+    shown = [row for row in document["rows"] if row["precision"] in ("fp32", "int8")]
+    return MethodsTable(
+        source=f"{document['num_counted']} photographs counted, ranges from "
+        f"{document['num_ranges']} others.",
+        lines=[line_of(row) for row in shown],
+    )
+
+
+def line_of(row: Mapping[str, Any]) -> MethodLine:
+    """Return one form as the page shows it."""
+    gate = row["gate"]
+    name = "FP32, for comparison" if row["name"] == "fp32" else row["name"].removeprefix("int8 ")
+    share = row["int8_macs"]
+    return MethodLine(
+        name=name,
+        mae=row["mae"],
+        bias=row["bias"],
+        moved=row["moved"].get("all"),
+        psnr_db=row["psnr_db"],
+        megabytes=None if row["bytes"] is None else row["bytes"] / 1e6,
+        int8_macs=share * 100 if share else None,
+        chip="" if gate is None else "held" if gate["held"] else "failed",
+        reason=row["reason"] or (gate["reason"] if gate else ""),
+    )
