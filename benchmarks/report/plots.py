@@ -73,7 +73,7 @@ def latency_plot(rows: Sequence[Measurement], look: Look) -> bytes:
     """
     timed = [row for row in rows if row.samples_ms]
     step = 0.62 if look.narrow else 0.46
-    figure, axes = _canvas(look, height_in=0.75 + step * max(1, len(timed)))
+    figure, axes = canvas(look, height_in=0.75 + step * max(1, len(timed)))
     medians = [row.median_ms for row in timed] or [1.0]
     in_seconds = max(medians) >= SECONDS_FROM_MS
     per_unit, unit = (1000.0, "s") if in_seconds else (1.0, "ms")
@@ -85,7 +85,7 @@ def latency_plot(rows: Sequence[Measurement], look: Look) -> bytes:
     axes.set_ylim(-len(timed) + 0.4, 0.75 if look.narrow else 0.6)
     axes.set_xlabel(f"{unit} per photograph", color=look.theme.faint)
     _name_rows(axes, timed, look)
-    return _png(figure)
+    return png(figure)
 
 
 def counts_plot(series: Sequence[tuple[str, Sequence[CountRow]]], look: Look) -> bytes:
@@ -95,7 +95,7 @@ def counts_plot(series: Sequence[tuple[str, Sequence[CountRow]]], look: Look) ->
         series: label and rows of each engine; rows without annotation are left out.
         look: the page it is drawn for.
     """
-    figure, axes = _canvas(look, height_in=look.width_in * (0.95 if look.narrow else 0.55))
+    figure, axes = canvas(look, height_in=look.width_in * (0.95 if look.narrow else 0.55))
     top = right = 1.0
     for index, (label, rows) in enumerate(series, start=1):
         known = [(row.annotated, row.count) for row in rows if row.annotated is not None]
@@ -116,10 +116,10 @@ def counts_plot(series: Sequence[tuple[str, Sequence[CountRow]]], look: Look) ->
         loc="upper left",
         fontsize=FONT_PT,
     )
-    return _png(figure)
+    return png(figure)
 
 
-def _canvas(look: Look, *, height_in: float) -> tuple["Figure", "Axes"]:
+def canvas(look: Look, *, height_in: float) -> tuple["Figure", "Axes"]:
     """Return an empty figure in the page's colours; no global state of matplotlib is used."""
     figure = require("matplotlib.figure", extra="report").Figure(
         figsize=(look.width_in, height_in), dpi=DPI, layout="constrained"
@@ -202,7 +202,7 @@ def _engine(row: Measurement) -> str:
     return f"{engine_label(row.engine)} {row.precision.upper()}"
 
 
-def _png(figure: "Figure") -> bytes:
+def png(figure: "Figure") -> bytes:
     """Return the figure with 256 colours: a third of the bytes, and no visible difference."""
     full, reduced = io.BytesIO(), io.BytesIO()
     figure.savefig(full, format="png", facecolor=figure.get_facecolor())
