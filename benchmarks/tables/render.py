@@ -91,6 +91,12 @@ def notes(rows: Sequence[TableRow]) -> list[str]:
         "Speed-up: the full network in PyTorch FP32 over the row, within one race.",
     ]
     lines += [
+        f"Over {network_label(row.network, '1')} in PyTorch channels-last: {row.label} "
+        f"{times(row.channels_last_ratio)}."
+        for row in _fastest(rows)
+        if row.channels_last_ratio
+    ]
+    lines += [
         f"GPU, ours: {gpu}, what it computed by its own clock, copies left out; Speed-up likewise."
         for gpu in sorted({r.gpu for r in rows if r.gpu})
     ]
@@ -101,6 +107,14 @@ def notes(rows: Sequence[TableRow]) -> list[str]:
     missing = sorted({r.ratio_reason for r in rows if r.ratio_reason and r.cpu_s})
     lines += [f"Speed-up {ABSENT}: {why}." for why in missing]
     return lines + [f"{row.label}: {row.verdict}" for row in rows if row.verdict != "valid"]
+
+
+def _fastest(rows: Sequence[TableRow]) -> list[TableRow]:
+    """Return, of every network, the row that takes the least time on the CPU."""
+    best: dict[str, TableRow] = {}
+    for row in sorted((r for r in rows if r.cpu_s), key=lambda r: r.cpu_s or 0.0):
+        best.setdefault(row.network, row)
+    return list(best.values())
 
 
 def print_table(rows: Sequence[TableRow], console: Console) -> None:

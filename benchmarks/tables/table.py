@@ -14,15 +14,21 @@ import numpy as np
 from crowdrt.benchmarks.labels import engine_label, network_label
 from crowdrt.benchmarks.tables.formats import csv_text
 from crowdrt.benchmarks.tables.printed import SKT_TABLE_8, printed_cost, printed_row
+from crowdrt.benchmarks.timing.statistics import uncertainty
 from crowdrt.contracts import Measurement, Size
 
-ENGINE_ORDER = ("pytorch", "pytorch-compiled", "onnxruntime", "openvino", "tensorrt")
+EAGER, CHANNELS_LAST = "pytorch", "pytorch-channels-last"
+ENGINE_ORDER = (
+    *(EAGER, CHANNELS_LAST, "pytorch-compiled"),
+    *("onnxruntime", "openvino", "tensorrt"),
+)
 PRECISION_ORDER = ("fp32", "fp16", "int8+fp16", "int8")
 NVIDIA_DEVICE = Path("/dev/nvidia0")
 # of a CSV file: keys of `--json`, what holds several figures taken apart and in whole units
 CSV_COLUMNS = (
     *("network", "width", "engine", "engine_version", "form", "precision", "height_px", "width_px"),
     *("num_threads", "params", "macs", "paper_flops", "cpu_s", "cpu_p90_s", "cpu_ratio", "gpu_ms"),
+    *("cpu_uncertainty", "channels_last_ratio"),
     *("gpu_ratio", "peak_mib", "num_samples", "verdict", "printed_params", "printed_flops"),
     *("printed_cpu_s", "printed_cpu_ratio", "printed_gpu_ms", "printed_gpu_ratio"),
     *("ratio_reason", "gpu_reason", "gpu", "run_id"),
@@ -56,7 +62,9 @@ class TableRow:
     paper_flops: int | None
     cpu_s: float | None  # median
     cpu_p90_s: float | None
+    cpu_uncertainty: float | None  # half the median's 95 % interval, over the median
     cpu_ratio: float | None
+    channels_last_ratio: float | None  # the same over the full network in channels-last
     ratio_reason: str | None
     gpu_ms: float | None
     gpu_ratio: float | None
@@ -106,7 +114,12 @@ def table_rows(
     """
     costs = complexity or {}
     rows = [
-        _row(row, _teacher_of(row, measurements), costs.get((row.network, row.width, row.size)))
+        _row(
+            row,
+            _teacher_of(row, measurements),
+            _teacher_of(row, measurements, CHANNELS_LAST),
+            costs.get((row.network, row.width, row.size)),
+        )
         for row in measurements
     ]
     return sorted(rows, key=_paper_order)
@@ -144,12 +157,18 @@ def printed_cells(network: str, width: str, size: Size) -> dict[str, float]:
     return cells
 
 
-def _row(row: Measurement, teacher: Measurement | None, cost: Operations | None) -> TableRow:
+def _row(
+    row: Measurement,
+    teacher: Measurement | None,
+    last: Measurement | None,
+    cost: Operations | None,
+) -> TableRow:
     timed = bool(row.samples_ms) and not row.verdict.startswith("failed")
     on_gpu = bool(row.compute_ms) or row.engine == "tensorrt"
     on_cpu = timed and not on_gpu
     cpu_s = row.median_ms / 1000 if on_cpu else None
     ratio = teacher.median_ms / row.median_ms if on_cpu and teacher else None
+    over_last = last.median_ms / row.median_ms if on_cpu and last else None
     gpu_ms = _compute_ms(row) if timed and on_gpu else None
     of_teacher = _compute_ms(teacher) if teacher else None
     return TableRow(
@@ -165,7 +184,9 @@ def _row(row: Measurement, teacher: Measurement | None, cost: Operations | None)
         paper_flops=cost.paper_flops if cost else None,
         cpu_s=cpu_s,
         cpu_p90_s=row.percentile_ms(90) / 1000 if on_cpu else None,
+        cpu_uncertainty=uncertainty(row.samples_ms, row.runs_per_visit) if on_cpu else None,
         cpu_ratio=ratio,
+        channels_last_ratio=over_last,
         ratio_reason=None if ratio else _why_no_ratio(timed),
         gpu_ms=gpu_ms,
         gpu_ratio=of_teacher / gpu_ms if of_teacher and gpu_ms else None,
@@ -192,9 +213,11 @@ def _form(row: Measurement) -> str:
     return " ".join(word for word in between if word != row.precision)
 
 
-def _teacher_of(row: Measurement, measurements: Sequence[Measurement]) -> Measurement | None:
+def _teacher_of(
+    row: Measurement, measurements: Sequence[Measurement], engine: str = EAGER
+) -> Measurement | None:
     """Return the full network in PyTorch FP32 of the same race, if it was measured; not in TF32."""
-    wanted = (row.run_id, row.size, row.network, "1", "pytorch", "fp32")
+    wanted = (row.run_id, row.size, row.network, "1", engine, "fp32")
     for other in measurements:
         found = (other.run_id, other.size, other.network, other.width, other.engine)
         if "tf32" in other.name:

@@ -71,6 +71,27 @@ def test_ratios_are_of_the_full_network_in_the_same_race():
     assert rows["csrnet", "1", "pytorch", "fp32"].cpu_ratio == 1.0
 
 
+def test_the_teacher_in_channels_last_is_a_second_measure():
+    """Faster than eager, so that every ratio over it is smaller; nothing else changes."""
+    last = measured("csrnet", "1", "pytorch-channels-last", 3107.0)
+    rows = table_rows([*a_race(), last], COSTS)
+    found = by_name(rows)
+    int8 = found["csrnet", "1/4", "onnxruntime", "int8"]
+    assert int8.channels_last_ratio == pytest.approx(3107 / 113)
+    assert int8.cpu_ratio == pytest.approx(3955 / 113)
+    assert found["csrnet", "1", "pytorch-channels-last", "fp32"].cpu_ratio > 1.2
+    assert [row.engine for row in rows[:2]] == ["pytorch", "pytorch-channels-last"]
+    note = "Over CSRNet in PyTorch channels-last: 1/4-CSRNet ONNX Runtime INT8 27.5x."
+    assert note in markdown_table(rows)
+    assert "channels-last" not in markdown_table(table_rows(a_race(), COSTS))
+
+
+def test_a_row_says_how_far_its_time_is_known():
+    (row,) = table_rows([measured("csrnet", "1/4", "onnxruntime", 100.0, num_samples=11)])
+    assert 0.02 < row.cpu_uncertainty < 0.1
+    assert row.as_record()["cpu_uncertainty"] == row.cpu_uncertainty
+
+
 def on_gpu(width, engine, form, compute_ms, **changes):
     row = measured("csrnet", width, engine, 2 * compute_ms, precision="fp16")
     return replace(
