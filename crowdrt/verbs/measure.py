@@ -87,7 +87,9 @@ def table(
     output: Annotated[
         Path, typer.Option("-o", "--out", help="Folder for networks and records.")
     ] = Path("artifacts/table-skt-8"),
-    seconds: Annotated[float, typer.Option(min=0, help="Per network and size.")] = 60.0,
+    seconds: Annotated[
+        float, typer.Option(min=0, help="At most, per network and size, beyond three rounds.")
+    ] = 120.0,
     fresh: Annotated[bool, typer.Option("--fresh", help="Measure again.")] = False,
     form: AsFormat = None,
     markdown: AsMarkdown = False,
