@@ -18,6 +18,7 @@ from crowdrt.verbs.detect import detect
 from crowdrt.verbs.precisions import precisions
 from crowdrt.verbs.sensitivity import sensitivity
 from crowdrt.verbs.sweep import sweep
+from crowdrt.verbs.triton import triton
 
 app = typer.Typer(
     name="crowdrt",
@@ -69,6 +70,7 @@ VERBS: dict[str, Callable[..., None]] = {  # in the order of the help page
     "inspect": graph.inspect,
     "count": count,
     "detect": detect,
+    "triton": triton,
     "profile": measure.profile,
     "table": measure.table,
     "diff": measure.diff,

@@ -174,7 +174,7 @@ def check_options(engine: str, plan: PlanOptions | None, sign_key: Path | None) 
 def engine_identity(onnx_path: Path, engine: str, options: int | PlanOptions) -> dict[str, Any]:
     """Return everything that decides a built engine; its fingerprint is the key."""
     return {
-        "onnx_sha256": _content_sha256(onnx_path),
+        "onnx_sha256": content_sha256(onnx_path),
         "engine": engine,
         "engine_version": _runtime_version(engine),
         "machine": KINDS[engine].machine(),
@@ -184,7 +184,8 @@ def engine_identity(onnx_path: Path, engine: str, options: int | PlanOptions) ->
     }
 
 
-def _content_sha256(onnx_path: Path) -> str:
+def content_sha256(onnx_path: Path) -> str:
+    """Return the SHA-256 of an ONNX file, its external data included."""
     others = external_files(onnx_path)
     digests = [sha256_file(file) for file in (onnx_path, *others)]
     return fingerprint({"files": digests}) if others else digests[0]

@@ -1,0 +1,1 @@
+"""Networks served by Triton: a model repository, and the client that asks it."""
