@@ -1,11 +1,15 @@
 """`crowdrt precisions`: every precision of one network, counted, timed and judged side by side."""
 
+import csv
+import io
 import shutil
 
 import pytest
 
 from crowdrt.data.synthetic.photographs import generate
 from crowdrt.errors import CalibrationError
+from crowdrt.manifest import sha256_file
+from crowdrt.pipeline.precision.record import methods_of
 
 NAMES = [
     "fp32", "fp16", "int8 minmax", "int8 percentile", "int8 entropy", "int8 mse", "int8 repaired",
@@ -29,7 +33,7 @@ def command(tiny, photographs, quick_race):
             "--size", "96x128", "--seconds", "0.1")  # fmt: skip
 
 
-def test_every_precision_is_counted_and_judged(crowdrt, command, photographs, tree):
+def test_every_precision_is_counted_and_judged(crowdrt, command, photographs, tree, tiny):
     rows = {row["name"]: row for row in crowdrt(*command, "--json").json()}
     assert list(rows) == NAMES
     fp32, entropy, minmax = rows["fp32"], rows["int8 entropy"], rows["int8 minmax"]
@@ -46,6 +50,12 @@ def test_every_precision_is_counted_and_judged(crowdrt, command, photographs, tr
     again = {row["name"]: row for row in crowdrt(*command, "--json").json()}
     assert again == rows
     assert tree(photographs / "out") == before
+    reported = methods_of(photographs, sha256_file(tiny.onnx))  # as of a run of this network
+    assert [line.name for line in reported.lines] == [
+        *("FP32, for comparison", "minmax", "percentile", "entropy", "mse", "repaired")
+    ]
+    assert [line.psnr_db for line in reported.lines][3] == entropy["psnr_db"] > 10
+    assert reported.source == "3 photographs counted, ranges from 2 others."
 
 
 def test_a_precision_that_cannot_be_made_says_why_and_the_others_go_on(
@@ -66,6 +76,18 @@ def test_a_precision_that_cannot_be_made_says_why_and_the_others_go_on(
     assert len({line.count("|") for line in markdown}) == 1
     assert markdown[2].startswith("| fp32 |")
     assert "no file: the best choice has an error of 5 %" in "\n".join(markdown)
+    written = crowdrt(*untimed, "--format", "csv").out
+    lines = {line["name"]: line for line in csv.DictReader(io.StringIO(written, newline=""))}
+    for name, row in rows.items():
+        assert float(lines[name]["mae"] or "nan") == pytest.approx(
+            row["mae"] or float("nan"), nan_ok=True
+        )
+        assert lines[name]["bytes"] == ("" if row["bytes"] is None else str(row["bytes"]))
+    assert float(lines["int8 mse"]["moved_dense"]) == rows["int8 mse"]["moved"]["dense"]
+    assert lines["int8 repaired"]["reason"] == "the best choice has an error of 5 %"
+    latex = crowdrt(*untimed, "--format", "latex").out
+    assert "no file: the best choice has an error of 5 \\%" in latex
+    assert latex.count(r" \\") == 1 + len(NAMES)
 
 
 def test_what_is_in_both_folders_makes_no_ranges(crowdrt, command, photographs, tmp_path):

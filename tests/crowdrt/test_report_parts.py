@@ -1,0 +1,183 @@
+"""What a run's report shows beside the run itself: stripping, calibration methods, a comparison."""
+
+import json
+import os
+import shutil
+from fractions import Fraction
+
+import pytest
+
+from crowdrt.benchmarks.tables.compression.rows import CompressionRow, row_line
+from crowdrt.benchmarks.timing.records import append_records
+from crowdrt.contracts import Measurement
+from crowdrt.errors import BenchmarkError
+from crowdrt.manifest import manifest_path, sha256_file, write_json
+from crowdrt.pipeline.networks import Origin
+from crowdrt.pipeline.precision.record import Methods, methods_of, write_methods
+from crowdrt.pipeline.stages import export_stage
+from crowdrt.pipeline.stripped import stripping_section
+from crowdrt.pipeline.tables.compression import comparison_in
+
+REASON = "bias moves by -3.00 people on all photographs"
+
+
+def method(name, **changes):
+    row = {
+        "name": name, "precision": "int8", "path": f"/somewhere/{name}.onnx", "reason": "",
+        "mb": 4.1, "bytes": 4_100_000, "int8_macs": 1.0, "mae": 20.5, "rmse": 30.0, "bias": -2.25,
+        "moved": {"all": -3.0, "dense": -5.0}, "psnr_db": 37.5,
+        "gate": {"held": False, "reason": REASON}, "p50_ms": None, "speedup": None, "verdict": None,
+    }  # fmt: skip
+    return row | changes
+
+
+ROWS = [
+    method("fp32", precision="fp32", int8_macs=0.0, moved={}, psnr_db=None, gate=None),
+    method("fp16", precision="fp16"),
+    method("int8 minmax"),
+    method("int8 repaired", mae=None, bias=None, bytes=None, mb=None, path=None, int8_macs=0.0,
+           reason="too few layers", moved={}, gate={"held": False, "reason": "too few layers"}),
+]  # fmt: skip
+
+
+def keep(folder, sha256, rows=ROWS):
+    folder.mkdir(parents=True, exist_ok=True)
+    methods = Methods(model="a.onnx", sha256=sha256, num_ranges=32, num_counted=182)
+    write_methods(folder, methods, rows)
+    return folder / "precisions.json"
+
+
+def compared(mae, ms, **changes):
+    fields = {
+        "method": "SKT", "kind": "distillation", "form": "fp32", "recipe": "skt", "network": "bl",
+        "width": "1/8", "test": "ShanghaiTech part_A test", "num_images": 182, "size": (576, 864),
+        "seeds": tuple(range(len(mae))), "mae": mae, "rmse": mae, "median_ms": ms,
+        "num_threads": 1, "timing": "valid",
+    }  # fmt: skip
+    return CompressionRow(**fields | changes)
+
+
+@pytest.fixture
+def run_folder(tiny, tmp_path):
+    """What `crowdrt run` leaves, as far as the report reads it."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for name in (tiny.onnx, manifest_path(tiny.onnx)):
+        shutil.copy(name, folder / name.name)
+    digest = sha256_file(tiny.onnx)
+    row = Measurement(
+        name="a", network="csrnet", width="1/16", engine="onnxruntime", engine_version="1",
+        precision="fp32", size=(96, 128), num_threads=1, samples_ms=(1.0,), peak_mib=1.0,
+        machine={"cpu": "one"}, verdict="valid", run_id="20260101T000000Z-000000",
+    )  # fmt: skip
+    append_records(folder / "records.jsonl", [row])
+    document = {
+        "recipe": {"name": "tiny", "network": "csrnet", "width": "1/16"}, "source": "photographs",
+        "stages": [], "overlays": [], "gates": {}, "precisions": [],
+        "files": [{"path": "/elsewhere/tiny.onnx", "kind": "onnx", "sha256": digest}],
+    }  # fmt: skip
+    write_json(folder / "run.json", document)
+    return folder
+
+
+def page_of(crowdrt, folder):
+    answer = crowdrt("report", folder)
+    assert answer.code == 0, answer.err
+    return (folder / "report.html").read_text(), answer.err
+
+
+def test_a_run_alone_says_in_one_line_that_nothing_was_stripped(crowdrt, run_folder):
+    page, _ = page_of(crowdrt, run_folder)
+    section = page.partition("<h2>What was stripped</h2>")[2].partition("<h2>")[0]
+    assert section.count("Nothing: it has nothing for training alone.") == 1
+    assert "<table" not in section
+    assert "Calibration methods" not in page
+    assert "Accuracy against latency" not in page
+    assert not (run_folder / "pareto.png").exists()
+
+
+def test_records_in_the_runs_folder_become_sections(crowdrt, run_folder):
+    keep(run_folder / "precisions", sha256_file(run_folder / "tiny.onnx"))
+    lines = [row_line(compared((150.0, 152.0), 31.0)), row_line(compared((180.0,), 74.0))]
+    (run_folder / "compression.jsonl").write_text("\n".join(lines) + "\n")
+    page, _ = page_of(crowdrt, run_folder)
+    for expected in (
+        *("<h2>Calibration methods</h2>", "182 photographs counted, ranges from 32 others."),
+        *(REASON, "-3.00", "37.5", "4.10", "100.0 %", "too few layers"),
+        *("<h2>Accuracy against latency</h2>", "151.00 ± 1.41", "Pareto front", "ours: Shanghai"),
+    ):
+        assert expected in page, expected
+    assert "fp16" not in page
+    assert (run_folder / "pareto.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_precisions_of_another_network_are_left_out_and_said(crowdrt, run_folder):
+    path = keep(run_folder / "precisions", "ab" * 32)
+    page, said = page_of(crowdrt, run_folder)
+    assert "Calibration methods" not in page
+    assert f"{path} is of another network" in " ".join(said.split())
+
+
+def test_the_newest_record_counts(tmp_path):
+    keep(tmp_path / "b", "sha", [method("int8 minmax", mae=1.0)])
+    keep(tmp_path / "a", "sha", [method("int8 minmax", mae=2.0)])
+    os.utime(tmp_path / "b" / "precisions.json", (2e9, 2e9))
+    found = methods_of(tmp_path, "sha")
+    assert [line.mae for line in found.lines] == [1.0]
+    assert methods_of(tmp_path, "other") is None
+    assert methods_of(tmp_path / "nothing", "sha") is None
+
+
+def test_a_record_names_no_folder(tmp_path):
+    assert "/somewhere" not in keep(tmp_path, "sha").read_text()
+
+
+@pytest.mark.parametrize(
+    "change", [{"schema": 2}, {"rows": [{"name": "fp32"}]}, {"rows": None}, {"sha256": None}]
+)
+def test_a_damaged_record_says_how_to_make_it_again(tmp_path, change):
+    path = keep(tmp_path, "sha")
+    document = json.loads(path.read_text()) | change
+    if change.get("sha256", "") is None:
+        del document["sha256"]
+    path.write_text(json.dumps(document))
+    with pytest.raises(BenchmarkError, match="no whole record of precisions") as caught:
+        methods_of(tmp_path, "sha")
+    assert f"-o {tmp_path}" in caught.value.fix
+
+
+def test_what_an_export_stripped_is_shown_with_its_proof(tmp_path):
+    path = tmp_path / "skt.onnx"
+    origin = Origin(network="skt", width=Fraction(1, 16), weights=None)
+    made = export_stage(origin, path, size=(96, 128))
+    found = stripping_section(path, made.sha256)
+    sizes = {what: (training, deployed, file) for what, training, deployed, file in found.sizes}
+    record = json.loads(manifest_path(path).read_text())["facts"]["stripped"]
+    was, now = record["before"], record["after"]
+    assert was["params"] > now["params"]
+    assert sizes["Nodes"] == (str(was["nodes"]), str(now["nodes"]), str(record["file_nodes"]))
+    assert sizes["Parameters"][:2] == (f"{was['params']:,}", f"{now['params']:,}")
+    assert sizes["Bytes"] == (
+        f"{4 * was['params']:,}", f"{4 * now['params']:,}", f"{path.stat().st_size:,}"
+    )  # fmt: skip
+    assert "G MACs at 96x128" in sizes
+    removed = dict(found.removed)
+    assert removed["branches"][0].startswith("adapters (")
+    assert list(removed["parameters"]) == record["parameters"]
+    assert list(removed["nodes"]) == record["nodes"]
+    proof = "\n".join(found.proof)
+    assert "forward_train of the whole training network" in proof
+    assert f"{record['max_rel']:.1e}" in proof
+    assert all(name in proof for name in record["alike"])
+    assert stripping_section(path, "another file's") is None
+    path.unlink()
+    assert stripping_section(path, made.sha256) is None
+
+
+def test_a_folder_without_a_comparison_has_none(tmp_path):
+    assert comparison_in(tmp_path) is None
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "compression.jsonl").write_text(row_line(compared((1.0,), None)) + "\n")
+    found = comparison_in(tmp_path)
+    assert found.plot is None
+    assert [(line.mae, line.latency) for line in found.lines] == [("1.00", "–")]
