@@ -4,6 +4,7 @@ The best of repeated runs, since a peak is what nothing disturbed. All numbers a
 of zeros may run faster than real ones.
 """
 
+import os
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from crowdrt.benchmarks.timing.machine import memory_mib
 from crowdrt.benchmarks.timing.pinning import cores_for, pin
+from crowdrt.benchmarks.timing.worker import machine_busy_s
 from crowdrt.contracts import Feeds, GraphInfo, Preprocessing
 from crowdrt.engines.base import Engine
 from crowdrt.engines.layers.roofline import OPERATIONS_PER_MAC
@@ -56,8 +58,9 @@ class PeakConfig:
 
 
 def measure_peaks(num_threads: int, config: PeakConfig) -> dict[str, Any]:
-    """Return what a record keeps: rates, and by what and how they were reached."""
+    """Return what a record keeps: rates, by what and how they were reached, and who disturbed."""
     pin(cores_for(num_threads))
+    start, busy, cpu_s = time.perf_counter(), machine_busy_s(), time.process_time()
     rate, copied = copy_rate(num_threads, config)
     best: dict[str, dict[str, Any]] = {}
     for precision, runtime, product in products(num_threads):
@@ -69,13 +72,24 @@ def measure_peaks(num_threads: int, config: PeakConfig) -> dict[str, Any]:
                 best[precision] = {"rate": found, "how": said}
             if seconds > config.seconds:
                 break  # a larger one would take many times as long
+    others = others_share(start, busy, cpu_s)
     return {
         "cpu": cpu()[0],
         "num_threads": num_threads,
+        "others": others,
         "bytes_per_s": rate,
         "operations_per_s": {precision: each["rate"] for precision, each in best.items()},
         "how": {"copy": copied, **{precision: each["how"] for precision, each in best.items()}},
     }
+
+
+def others_share(start: float, busy_s: float | None, cpu_s: float) -> float | None:
+    """Return the share of the machine's cores that others used since; None if it is not known."""
+    busy_now = machine_busy_s()
+    if busy_s is None or busy_now is None:
+        return None
+    others_s = busy_now - busy_s - (time.process_time() - cpu_s)
+    return others_s / ((time.perf_counter() - start) * (os.cpu_count() or 1))
 
 
 def best_of(work: Callable[[], object], seconds: float) -> tuple[float, int]:

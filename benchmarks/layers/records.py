@@ -8,6 +8,7 @@ from statistics import median
 from typing import Any
 
 from crowdrt.benchmarks.lines import append_lines, parsed_lines
+from crowdrt.benchmarks.timing.verdict import MAX_OTHERS
 from crowdrt.contracts import Size
 from crowdrt.engines.layers.layer import EngineLayer
 from crowdrt.engines.layers.roofline import Peaks, least_time
@@ -47,6 +48,14 @@ class LayerProfile:
     def unexplained_ms(self) -> float:
         """What a whole run takes beyond its layers; below 0 where the profiler slowed these."""
         return median(self.whole_ms) - self.layers_ms
+
+    @property
+    def doubt(self) -> str:
+        """Why the peaks may be higher than measured; "" where nothing is known against them."""
+        others = self.peaks.get("others")
+        if others is None or others <= MAX_OTHERS:
+            return ""
+        return f"others used {others * 100:.0f} % of the CPU meanwhile"
 
     @property
     def limits(self) -> Peaks:

@@ -1,6 +1,6 @@
 """The report's plots of layers: how long each takes, and where it stands below the roofline."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ SMALL = 0.015  # layers that take less than this of every engine's time share on
 SERIES = {"fp32": 1, "int8": 2, "fp16": 3, "bf16": 3}  # which colour; of anything else, grey
 MIXED = "mixed"
 DOT = 900.0  # square points of a layer that took all the time
-NAMED = 2  # layers of each engine that have their name beside their dot
+NAMED = 1  # layer of each engine has its name below its dot: the slowest
 GIGA = 1e9
 
 Row = Mapping[int, tuple[float, str]]  # engine's place -> milliseconds, precision
@@ -43,7 +43,7 @@ def layers_plot(profiles: Sequence[LayerProfile], look: Look) -> bytes:
     axes.set_ylim(len(rows) - 0.4, -0.9 if look.narrow else -0.6)
     axes.set_xlabel("ms", color=look.theme.faint)
     name_bars(axes, list(rows), look)
-    add_legend(axes, {p for row in rows.values() for _, p in row.values()}, look, "lower right")
+    add_legend(axes, {p for row in rows.values() for _, p in row.values()}, look)
     return png(figure)
 
 
@@ -132,13 +132,14 @@ def colour_of(precision: str | None, look: Look) -> str:
     return look.theme.series[SERIES.get(precision or "", 0)]
 
 
-def add_legend(axes: "Axes", precisions: set[str], look: Look, where: str) -> None:
+def add_legend(axes: "Axes", precisions: set[str], look: Look) -> None:
     """Say which colour is which precision."""
     patch = require("matplotlib.patches", extra="report").Patch
     shown = sorted(precisions, key=lambda each: (SERIES.get(each, 9), each))
     axes.legend(
         handles=[patch(color=colour_of(each, look), label=label_of(each)) for each in shown],
-        frameon=False, labelcolor=look.theme.text, fontsize=FONT_PT, loc=where, handlelength=1.0,
+        frameon=False, labelcolor=look.theme.text, fontsize=FONT_PT, loc="lower right",
+        handlelength=1.0,
     )  # fmt: skip
 
 
@@ -168,12 +169,12 @@ def roofline_plot(profiles: Sequence[LayerProfile], look: Look) -> bytes:
     axes.tick_params(which="minor", length=0)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(lambda value, _: f"{value:g}")
-    add_legend(axes, {cost.layer.precision or "?" for cost in shown}, look, "lower right")
+    add_legend(axes, {cost.layer.precision or "?" for cost in shown}, look)
     return png(figure)
 
 
 def draw_dots(axes: "Axes", profile: LayerProfile, look: Look) -> list[LayerCost]:
-    """Draw one engine's layers, the slowest with their names; return those that have a place."""
+    """Draw one engine's layers, the slowest with its name; return those that have a place."""
     costs = [cost for cost in layer_costs(profile) if place_of(cost) is not None]
     costs.sort(key=lambda cost: -cost.ms)
     for rank, cost in enumerate(costs):
@@ -215,14 +216,14 @@ def draw_roofs(
         axes.plot([ridge, right], [rate / GIGA] * 2, color=colour_of(precision, look), **line)
         axes.annotate(
             f"{precision.upper()} {significant(rate / GIGA)} GOP/s", (ridge, rate / GIGA),
-            xytext=(2, 4), textcoords="offset points", color=look.theme.text,
+            xytext=(12, 4), textcoords="offset points", color=look.theme.text,
             fontsize=FONT_PT - 0.5,
         )  # fmt: skip
     middle = (left * slope[1]) ** 0.5
     axes.annotate(
         f"copy {significant(peaks.bytes_per_s / GIGA)} GB/s",
-        (middle, peaks.bytes_per_s * middle / GIGA), xytext=(8, -6), textcoords="offset points",
-        color=look.theme.text, fontsize=FONT_PT - 0.5,
+        (middle, peaks.bytes_per_s * middle / GIGA), xytext=(-8, 3), textcoords="offset points",
+        ha="right", color=look.theme.text, fontsize=FONT_PT - 0.5,
     )  # fmt: skip
 
 
@@ -252,15 +253,31 @@ def roofline_caption(profiles: Sequence[LayerProfile]) -> str:
         for precision, said in how.items()
         if precision != "copy"
     )
+    doubt = f" ({profiles[0].doubt}: they may be higher)" if profiles[0].doubt else ""
     return (
         "A dot per layer that multiplies, its area the share of the time. Roofs: the best of "
         f"repeated dense products ({by}) and of a copy larger than the caches, with as many "
-        "threads. A dot above its roof had its data in a cache, or multiplies less than its "
-        "definition says."
+        f"threads{doubt}. A dot above its roof had its data in a cache, or multiplies less than "
+        "its definition says."
     )
 
 
-def titles(profiles: Sequence[LayerProfile]) -> tuple[str, str]:
-    """Return the titles of both plots."""
+def pictures(
+    profiles: Sequence[LayerProfile],
+) -> list[tuple[str, str, str, Callable[[Look], bytes]]]:
+    """Return name, title, caption and drawing of both plots of engines at one size."""
     size = size_label(profiles[0].size)
-    return f"Layers at {size}", f"Layers below the roofline, at {size}"
+    return [
+        (
+            "layers",
+            f"Layers at {size}",
+            layers_caption(profiles),
+            lambda look: layers_plot(profiles, look),
+        ),
+        (
+            "roofline",
+            f"Layers below the roofline, at {size}",
+            roofline_caption(profiles),
+            lambda look: roofline_plot(profiles, look),
+        ),
+    ]

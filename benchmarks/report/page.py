@@ -14,6 +14,8 @@ from crowdrt import __version__
 from crowdrt.benchmarks.accuracy.comparison import Comparison
 from crowdrt.benchmarks.accuracy.counts import Accuracy, CountRow
 from crowdrt.benchmarks.labels import ABSENT, network_label, significant, size_label
+from crowdrt.benchmarks.layers.records import LayerProfile
+from crowdrt.benchmarks.report import layers
 from crowdrt.benchmarks.report.plots import DARK, LIGHT, Look, counts_plot, latency_plot
 from crowdrt.benchmarks.report.sections import ComparedNetworks, MethodsTable, StrippedNetwork
 from crowdrt.benchmarks.tables.render import PAIRS, cells, notes
@@ -75,6 +77,7 @@ class Report:
     machine: Mapping[str, Any]
     rows: Sequence[TableRow] = ()
     measurements: Sequence[Measurement] = ()
+    layers: Sequence[LayerProfile] = ()
     accuracies: Sequence[AccuracyLine] = ()
     overlays: Sequence[OverlayFigure] = ()
     stripped: StrippedNetwork | None = None
@@ -104,7 +107,11 @@ def write_report(report: Report, folder: Path) -> Path:
     Returns:
         The path of `report.html`; a plot lies beside it as `NAME.png`.
     """
-    plots = [*_latency_plots(report, folder), *_counts_plots(report, folder)]
+    plots = [
+        *_latency_plots(report, folder),
+        *_layer_plots(report, folder),
+        *_counts_plots(report, folder),
+    ]
     jinja2 = require("jinja2", extra="report")
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATE.parent),
@@ -214,6 +221,17 @@ def _latency_plots(report: Report, folder: Path) -> list[Plot]:
             title = f"Latency at {size_label(size)}"
             caption = "Tick: median. Bar: p10 to p90. Dots: every run, none left out."
             plots.append(_plot(f"latency-{size_label(size)}", title, caption, pictures, folder))
+    return plots
+
+
+def _layer_plots(report: Report, folder: Path) -> list[Plot]:
+    """Return the bars and the roofline of the profiled engines, per size."""
+    plots = []
+    for size in dict.fromkeys(profile.size for profile in report.layers):
+        shown = [profile for profile in report.layers if profile.size == size]
+        for name, title, caption, draw in layers.pictures(shown):
+            drawn = _pictures(lambda look, draw=draw: draw(look))
+            plots.append(_plot(f"{name}-{size_label(size)}", title, caption, drawn, folder))
     return plots
 
 

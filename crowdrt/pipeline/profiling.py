@@ -12,6 +12,7 @@ from rich.text import Text
 
 from crowdrt.benchmarks.labels import significant, size_label
 from crowdrt.benchmarks.layers.measure import profile_layers
+from crowdrt.benchmarks.layers.peaks import PeakConfig
 from crowdrt.benchmarks.layers.records import (
     LayerCost,
     LayerProfile,
@@ -20,9 +21,8 @@ from crowdrt.benchmarks.layers.records import (
     profile_line,
 )
 from crowdrt.benchmarks.layers.worker import RunConfig
-from crowdrt.benchmarks.timing.race import Contender
 from crowdrt.console import show_table, tell
-from crowdrt.contracts import Artifact, Precision, Size
+from crowdrt.contracts import Artifact, Size
 from crowdrt.engines.layers.profilers import WITH_PROFILER
 from crowdrt.engines.machine import machine_identity
 from crowdrt.engines.store import MANIFEST
@@ -70,6 +70,7 @@ def profile_one(
         race_photograph(size),
         num_threads=num_threads,
         runs=RunConfig(seconds=seconds),
+        peaks=PeakConfig(),
     )
     if records is not None:
         append_profiles(records, [profile])
@@ -117,29 +118,40 @@ def own_size(path: Path) -> Size:
 
 
 def profile_stage(
-    engines: Mapping[Precision, tuple[Contender, Path, Path]],
-    size: Size,
-    out: Path,
-    num_threads: int,
+    networks: Sequence[Path], size: Size, out: Path, store: Path | None, num_threads: int
 ) -> Artifact:
     """Write the layers of a run's engines, unless exactly these were profiled before.
 
     Args:
-        engines: by precision: what raced, its folder of the store, its ONNX file.
+        networks: ONNX files, whose engines are in the store.
         size: (height, width) in pixels.
-        out: the file of profiles.
+        out: the file of profiles; of what cannot be profiled none is left.
+        store: where engines are kept.
         num_threads: 0 takes every core.
+
+    Raises:
+        BenchmarkError: an engine, or the process that ran it, failed.
     """
+    engines = [
+        (engine_contender(path, store, num_threads), engine_folder(path, store), path)
+        for path in networks
+    ]
     made_from = {
-        "engines": [f"{c.name} {c.engine_version} {c.sha256}" for c, *_ in engines.values()],
+        "engines": [f"{c.name} {c.engine_version} {c.sha256}" for c, *_ in engines],
         "size": size,
         "num_threads": num_threads,
         "machine": machine_identity(),
     }
     done = reusable(out, made_from=made_from)
     if done is None:
-        image = race_photograph(size)
-        profiles = profile_layers(list(engines.values()), image, num_threads=num_threads)
+        out.unlink(missing_ok=True)
+        profiles = profile_layers(
+            engines,
+            race_photograph(size),
+            num_threads=num_threads,
+            runs=RunConfig(),
+            peaks=PeakConfig(),
+        )
         with write_whole(out) as temporary:
             temporary.write_text("".join(profile_line(each) + "\n" for each in profiles))
         done = write_manifest(out, kind="layers", made_from=made_from)
@@ -230,7 +242,8 @@ def peaks_note(profile: LayerProfile) -> str:
         for precision, rate in limits.operations_per_s.items()
         if precision in how
     ]
+    doubt = f", and may be higher: {profile.doubt}" if profile.doubt else ""
     return (
         f"peaks of this machine: {', '.join(rates)}, copy {significant(limits.bytes_per_s / 1e9)} "
-        "GB/s; best of repeated runs"
+        f"GB/s; best of repeated runs{doubt}"
     )

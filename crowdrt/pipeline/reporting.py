@@ -10,6 +10,7 @@ from typing import Any
 from crowdrt.benchmarks.accuracy.comparison import ComparedRow
 from crowdrt.benchmarks.accuracy.counts import CountRow, accuracy
 from crowdrt.benchmarks.labels import network_label
+from crowdrt.benchmarks.layers.records import read_profiles
 from crowdrt.benchmarks.report.page import (
     AccuracyLine,
     OverlayFigure,
@@ -28,6 +29,8 @@ from crowdrt.pipeline.precision.comparing import comparison_of
 from crowdrt.pipeline.precision.record import methods_of
 from crowdrt.pipeline.stripped import stripping_section
 from crowdrt.pipeline.tables.compression import comparison_in
+
+LAYERS = "layers.jsonl"  # older runs have none
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +105,7 @@ def report_of(run: DocumentedRun, folder: Path) -> Report:
         machine=measurements[0].machine,
         rows=rows_of(measurements),
         measurements=measurements,
+        layers=read_profiles(folder / LAYERS) if (folder / LAYERS).is_file() else (),
         accuracies=accuracy_lines(run, folder),
         overlays=[
             OverlayFigure(**figure | {"path": folder / figure["path"]}) for figure in run.overlays

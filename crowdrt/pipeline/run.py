@@ -8,6 +8,7 @@ from typing import Any
 
 from crowdrt.benchmarks.accuracy.counts import CountRow, Prediction, accuracy, predict_sample
 from crowdrt.benchmarks.accuracy.gates import Verdict
+from crowdrt.benchmarks.labels import size_label
 from crowdrt.benchmarks.tables.table import TableRow
 from crowdrt.benchmarks.timing.race import Contender, RaceConfig, race
 from crowdrt.benchmarks.timing.records import read_records, record_line
@@ -40,7 +41,8 @@ from crowdrt.pipeline.precision.forms import (
     remembering,
     stopped_row,
 )
-from crowdrt.pipeline.reporting import DocumentedRun, read_counts, rows_of, write_run_report
+from crowdrt.pipeline.profiling import profile_stage
+from crowdrt.pipeline.reporting import LAYERS, DocumentedRun, read_counts, rows_of, write_run_report
 from crowdrt.pipeline.stages import as_json, build_stage, export_stage
 from crowdrt.pipeline.tables.raced import RaceTable
 
@@ -150,6 +152,8 @@ def run_recipe(
     contenders = {p: artifact.path for p, artifact in networks.items() if p in engines}
     measurements = race_stage(recipe, student, contenders, out, summary, store, num_threads)
     engines = {precision: path for precision, path in engines.items() if summary.held(precision)}
+    held = [path for precision, path in contenders.items() if precision in engines]
+    layers_stage(held, recipe.sizes[0], out, summary, store, num_threads)
     overlays = overlay_stage(engines, photos, out, summary, num_threads)
     write_json(out / "run.json", asdict(documented(summary, photos.source, overlays)))
     summary.rows = rows_of(measurements)
@@ -321,6 +325,26 @@ def race_sizes(
         rows += raced
         rows += [stopped_row(each, verdict, raced[0]) for each, verdict in stopped]
     return rows
+
+
+def layers_stage(
+    networks: Sequence[Path],
+    size: Size,
+    out: Path,
+    summary: RunSummary,
+    store: Path | None,
+    num_threads: int,
+) -> None:
+    """Profile the engines' layers; where that fails, the run has none and goes on."""
+    start = time.perf_counter()
+    try:
+        done = profile_stage(networks, size, out / LAYERS, store, num_threads)
+    except BenchmarkError as error:
+        summary.did("layers", f"none: {error.problem}", since=start)
+        return
+    detail = f"{len(networks)} engines at {size_label(size)}"
+    summary.did("layers", detail, since=start, reused=done.reused)
+    summary.files.append(done)
 
 
 def overlay_stage(

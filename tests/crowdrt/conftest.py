@@ -159,6 +159,8 @@ def tiny_recipe(tiny: TinyFiles, monkeypatch: pytest.MonkeyPatch) -> Recipe:
 @pytest.fixture
 def quick_race(monkeypatch: pytest.MonkeyPatch) -> None:
     """Races of a second, for what surrounds them; the figures mean nothing."""
+    from crowdrt.benchmarks.layers.peaks import PeakConfig
+    from crowdrt.benchmarks.layers.worker import RunConfig
     from crowdrt.benchmarks.timing import race
     from crowdrt.benchmarks.timing.worker import WarmUp
 
@@ -168,3 +170,7 @@ def quick_race(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for module in ("run", "measuring"):
         monkeypatch.setattr(f"crowdrt.pipeline.{module}.RaceConfig", quick)
+    profiling = "crowdrt.pipeline.profiling"
+    monkeypatch.setattr(f"{profiling}.RunConfig", lambda **_: RunConfig(min_runs=2, max_runs=2))
+    peaks = PeakConfig(sides=(64,), seconds=0.0, copy_bytes=2**20)
+    monkeypatch.setattr(f"{profiling}.PeakConfig", lambda: peaks)

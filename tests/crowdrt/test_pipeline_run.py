@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from crowdrt.benchmarks.accuracy.maps import MAX_PSNR_DB
+from crowdrt.benchmarks.layers.records import LayerProfile
 from crowdrt.calibration.fp16.cast import CastConfig
 from crowdrt.contracts import Gate, Measurement, Preprocessing, Sample
 from crowdrt.data.images import read_image
@@ -62,7 +63,20 @@ def without_race_and_report(monkeypatch):
             for c in contenders
         ]  # fmt: skip
 
+    def profile_layers(engines, image, **options):
+        return [
+            LayerProfile(
+                name=c.name, network=c.network, width=c.width, engine=c.engine,
+                engine_version=c.engine_version, precision=c.precision, size=image.shape[1:],
+                num_threads=1, sha256=c.sha256, when="now", machine={}, verdict="valid",
+                peaks={"cpu": "A", "bytes_per_s": 1e9, "operations_per_s": {"fp32": 1e11}},
+                whole_ms=(1.0,), profiled_ms=(1.0,), layers=(),
+            )
+            for c, _, _ in engines
+        ]  # fmt: skip
+
     monkeypatch.setattr("crowdrt.pipeline.run.race", race)
+    monkeypatch.setattr("crowdrt.pipeline.profiling.profile_layers", profile_layers)
     monkeypatch.setattr("crowdrt.pipeline.run.NUM_OVERLAYS", 1)
     monkeypatch.setattr("crowdrt.pipeline.run.write_run_report", no_report)
 
@@ -84,7 +98,7 @@ def test_a_run_and_another(crowdrt, tiny_recipe, photos, tmp_path, tree, quick_r
     out = tmp_path / "out"
     command = ("run", "tiny", "--data", photos, "--out", out)
     first = crowdrt(*command, "--json").json()
-    assert [stage["name"] for stage in first["stages"]] == [*STAGES, "overlays"]
+    assert [stage["name"] for stage in first["stages"]] == [*STAGES, "layers", "overlays"]
     assert not any(stage["reused"] for stage in first["stages"])
     assert set(first["accuracy"]) == {"fp32", "int8"}
     assert first["accuracy"]["fp32"]["num_images"] == 2
@@ -107,6 +121,10 @@ def test_a_run_and_another(crowdrt, tiny_recipe, photos, tmp_path, tree, quick_r
     assert run["source"] == "photos"
     assert [Path(entry["path"]).name for entry in run["files"]] == [
         *("tiny.onnx", "tiny.int8.onnx", "counts.fp32.json", "counts.int8.json", "records.jsonl"),
+        "layers.jsonl",
+    ]
+    assert sorted(path.name for path in out.glob("*.png")) == [
+        *("counts.png", "latency-96x128.png", "layers-96x128.png", "roofline-96x128.png"),
     ]
     assert (out / "table.md").read_text().startswith("### 96x128")
 
@@ -126,13 +144,13 @@ def test_a_second_run_reuses_all_and_says_so(
     assert reused(first) == ["export"]
     second = crowdrt(*command, "--json").json()
     assert reused(second) == [
-        *("export", "calibrate", "build", "build2", "count", "count2", "race"),
+        *("export", "calibrate", "build", "build2", "count", "count2", "race", "layers"),
     ]
     assert second["table"] == first["table"]
     assert second["accuracy"] == first["accuracy"]
 
     said = crowdrt(*command)
-    assert said.err.count("(nothing had changed)") == 7
+    assert said.err.count("(nothing had changed)") == 8
     assert "FP32: MAE" in said.out
     assert "INT8 gate" in said.out
     assert said.out.splitlines()[-1] == str(exported / "report.html")
@@ -152,12 +170,12 @@ def test_only_what_depends_on_a_change_is_done_again(
     with Image.open(photos / "crowd_0002.jpg") as image:
         pixels = np.asarray(image)[::-1]
     Image.fromarray(pixels).save(photos / "crowd_0002.jpg")
-    assert reused(finished()) == ["export", "calibrate", *builds, "race"]
+    assert reused(finished()) == ["export", "calibrate", *builds, "race", "layers"]
 
     # a corrected annotation
     (photos / "crowd_0002.jpg.heads.json").write_text('{"heads": [[1, 2]]}')
     summary = finished()
-    assert reused(summary) == ["export", "calibrate", *builds, "race"]
+    assert reused(summary) == ["export", "calibrate", *builds, "race", "layers"]
     counts = json.loads((out / "counts.fp32.json").read_text())
     assert [row["annotated"] for row in counts][-1] == 1
 
@@ -173,7 +191,8 @@ def test_only_what_depends_on_a_change_is_done_again(
     # a damaged file is made again, and from the same inputs becomes the same
     (out / "tiny.int8.onnx").write_bytes(b"damaged")
     assert "calibrate" not in reused(again := finished("--threads", 1))
-    assert {"export", *builds, "count", "count2", "race"} == set(reused(again))
+    done = {"export", *builds, "count", "count2", "race", "layers"}
+    assert done == set(reused(again))
 
 
 def test_a_recipe_may_have_a_precision_in_its_name(
@@ -258,7 +277,7 @@ def test_float16_is_counted_and_not_timed(
     assert psnr["int8"] + 10 < psnr["fp16"] < 120
     assert (exported / "tiny.fp16.onnx").is_file()
     second = crowdrt(*command, "--json").json()
-    names = ("export", "calibrate", "cast", "build", "build2", "count", "count2", "race")
+    names = ("export", "calibrate", "cast", "build", "build2", "count", "count2", "race", "layers")
     assert set(reused(second)) == set(names)
 
 
