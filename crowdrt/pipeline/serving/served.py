@@ -10,7 +10,7 @@ from typing import Any
 
 from crowdrt.console import say
 from crowdrt.contracts import GraphInfo, TensorSpec
-from crowdrt.engines.ort import full_range_int8
+from crowdrt.engines.ort import for_cpu, full_range_int8
 from crowdrt.engines.signing import check_signature
 from crowdrt.engines.store import KINDS, MANIFEST, content_sha256
 from crowdrt.engines.trt.graphs.graph import fed, spec_of
@@ -87,25 +87,35 @@ def refuse_other_files(path: Path) -> None:
 
 
 def from_onnx(path: Path, *, num_threads: int = 0) -> Served:
-    """Return an ONNX file as it is; one whose weights lie beside it becomes one file."""
+    """Return an ONNX file as it is; one whose weights lie beside it becomes one file.
+
+    An INT8 file gets unsigned activations, as crowdrt's own engine gives it before ONNX Runtime
+    optimises it: otherwise that runs convolutions in float, slower, and counts a little otherwise.
+    Both forms run on every CPU.
+    """
     model = read_onnx(path)
     info = graph_info(model, source=str(path))
+    rewritten = for_cpu(path, model) if info.precision.startswith("int8") else path
+    if isinstance(rewritten, bytes):
+        say(f"{path.name}: served with unsigned activations, as ONNX Runtime's kernels take them")
+        content = rewritten
+    else:
+        content = model.SerializeToString() if external_files(path) else path.read_bytes()
     if full_range_int8(model):
         say(
             f"warning: {path.name} has 8-bit weights. crowdrt count keeps their sums exact on a "
             "CPU without VNNI; Triton cannot be told to: serve 7-bit weights there"
         )
-    single = not external_files(path)
     return Served(
         name=path.name.removesuffix(".onnx"),
         backend="onnxruntime",
-        content=path.read_bytes() if single else model.SerializeToString(),
+        content=content,
         inputs=tuple(map(spec_of, fed(model))),
         outputs=tuple(map(spec_of, model.graph.output)),
         info=info,
         num_threads=num_threads,
         origin={"onnx_sha256": content_sha256(path), "source": path.name},
-        facts={"opset": max(entry.version for entry in model.opset_import)},
+        facts={"unsigned_activations": isinstance(rewritten, bytes)},
     )
 
 
