@@ -105,7 +105,8 @@ def stripping_section(path: Path, sha256: str) -> StrippedNetwork | None:
             another one, or of none that was stripped.
     """
     manifest = read_manifest(path) or {}
-    record = Stripped.of(manifest.get("facts"))
+    facts = manifest.get("facts") or {}
+    record = Stripped.of(facts) if "stripped" in facts else None
     if record is None or manifest.get("sha256") != sha256 or not path.is_file():
         return None
     return StrippedNetwork(
@@ -113,7 +114,7 @@ def stripping_section(path: Path, sha256: str) -> StrippedNetwork | None:
         sizes=sizes_of(record, path) if record.removed else (),
         removed=(("branches", (record.removed,)), ("parameters", record.parameters),
                  ("nodes", record.nodes)) if record.removed else (),
-        proof=tuple(proof_of(record, manifest["facts"])),
+        proof=tuple(proof_of(record, facts)),
     )  # fmt: skip
 
 
