@@ -1,0 +1,194 @@
+"""Profiles of layers as records, the roofline of a CPU, and the processes that measure both."""
+
+import json
+import subprocess
+import tempfile
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from profiles import PEAKS, a_layer, a_profile, two_files
+
+from crowdrt.benchmarks.layers import process
+from crowdrt.benchmarks.layers.peaks import (
+    MIN_COPY,
+    PeakConfig,
+    codes,
+    copy_bytes,
+    float_product,
+    floats,
+    integer_product,
+    largest_cache,
+    quantized_product,
+)
+from crowdrt.benchmarks.layers.process import in_own_process
+from crowdrt.benchmarks.layers.records import (
+    append_profiles,
+    layer_costs,
+    profile_line,
+    read_profiles,
+)
+from crowdrt.benchmarks.layers.worker import RunConfig, take_turns
+from crowdrt.engines.ort import OrtEngine
+from crowdrt.errors import BenchmarkError
+
+SMALL = PeakConfig(sides=(32, 64), seconds=0.0, copy_bytes=2**20)
+
+
+def test_a_profile_comes_back_from_its_file(tmp_path):
+    path = tmp_path / "layers.jsonl"
+    append_profiles(path, two_files()[:1])
+    append_profiles(path, two_files()[1:])
+    assert read_profiles(path) == two_files()
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda fields: fields.pop("layers"),
+        lambda fields: fields.update(layers=[{"name": "a"}]),
+        lambda fields: fields["peaks"].pop("bytes_per_s"),
+        lambda fields: fields.update(schema=2),
+        lambda fields: fields.update(size=[1]),
+        lambda fields: fields["layers"][0].update(samples_ms=[]),
+    ],
+)
+def test_a_damaged_line_is_named_with_its_number(spoil, tmp_path):
+    path = tmp_path / "layers.jsonl"
+    fields = json.loads(profile_line(two_files()[0]))
+    spoil(fields)
+    path.write_text(f"{profile_line(two_files()[1])}\n{json.dumps(fields)}\n")
+    with pytest.raises(BenchmarkError, match=r"layers\.jsonl, line 2"):
+        read_profiles(path)
+
+
+def test_sums_and_what_they_do_not_explain():
+    profile = two_files()[0]
+    assert profile.layers_ms == pytest.approx(29.15)
+    assert profile.unexplained_ms == pytest.approx(0.85)
+    slowed = replace(profile, whole_ms=(20.0,))
+    assert slowed.unexplained_ms == pytest.approx(-9.15)
+    assert sum(cost.share for cost in layer_costs(profile)) == pytest.approx(1)
+
+
+def test_each_layer_has_its_bound():
+    bound = a_layer("operations", 20.0)  # 1e9 operations at 1e11 take 10 ms, its bytes 1 ms
+    moved = a_layer("bytes", 4.0, macs=1000)
+    unknown = a_layer("unknown", 4.0, macs=None)
+    codes = a_layer("codes", 20.0, precision="int8")  # four times the rate
+    odd = a_layer("odd", 4.0, precision="fp16")  # of which no peak was measured
+    nothing = a_layer("view", 1.0, num_bytes=None)
+    costs = layer_costs(a_profile("fp32", [bound, moved, unknown, codes, odd, nothing]))
+    assert [(cost.least_ms, cost.bound_by) for cost in costs] == [
+        (pytest.approx(10), "operations"),
+        (pytest.approx(1), "bytes"),
+        (pytest.approx(1), "bytes"),
+        (pytest.approx(2.5), "operations"),
+        (pytest.approx(1), "bytes"),
+        (None, None),
+    ]
+    assert costs[0].roofline == pytest.approx(0.5)
+    assert costs[0].macs_per_s == pytest.approx(2.5e10)
+    assert costs[2].macs_per_s is None
+
+
+def test_a_layer_beyond_its_roof_is_not_clipped():
+    (cost,) = layer_costs(a_profile("fp32", [a_layer("cached", 4.0)]))
+    assert cost.roofline == pytest.approx(2.5)
+
+
+def test_peaks_of_a_busy_machine_are_doubted():
+    profile = two_files()[0]
+    assert profile.doubt == ""
+    assert replace(profile, peaks=PEAKS | {"others": None}).doubt == ""
+    assert "60 %" in replace(profile, peaks=PEAKS | {"others": 0.6}).doubt
+
+
+def test_the_products_that_are_timed_are_products():
+    side = 48
+    for model, feeds in (
+        (float_product(side), floats(side)),
+        (integer_product(side), codes(side)),
+    ):
+        stored = onnx.numpy_helper.to_array(model.graph.initializer[0])
+        found = OrtEngine(model.SerializeToString()).run(feeds)["c"]
+        expected = feeds["a"].astype(np.float64) @ stored.astype(np.float64)
+        assert expected.std() > 1
+        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_the_quantized_product_uses_its_codes():
+    side = 64
+    found = OrtEngine(quantized_product(side).SerializeToString()).run(codes(side))["c"]
+    assert found.dtype == np.uint8
+    assert len(np.unique(found)) > 20
+    assert (found == 255).mean() < 0.2
+
+
+def test_peaks_are_measured_in_a_process_of_their_own():
+    order = {"num_threads": 1, "config": asdict(SMALL)}
+    found = in_own_process(order, None, num_threads=1)
+    assert set(found["operations_per_s"]) == {"fp32", "int8"}
+    assert all(rate > 1e6 for rate in (*found["operations_per_s"].values(), found["bytes_per_s"]))
+    assert found["how"]["copy"]["bytes"] == 2**20
+    assert found["how"]["fp32"]["side"] in SMALL.sides
+    assert found["num_threads"] == 1
+
+
+def test_a_failure_is_told_and_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    order = {"engine": "/nowhere", "onnx": None, "num_threads": 1, "config": asdict(RunConfig())}
+    image = np.zeros((3, 8, 8), np.uint8)
+    with pytest.raises(BenchmarkError, match="/nowhere is no engine folder"):
+        in_own_process(order, image, num_threads=1)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("end", "reason"),
+    [
+        (subprocess.TimeoutExpired("python", 1), "no answer within"),
+        (subprocess.CompletedProcess("python", -9), "exit code -9"),
+    ],
+)
+def test_a_process_that_dies_or_hangs_is_told(end, reason, tmp_path, monkeypatch):
+    def run(*_args, **_options):
+        assert len(list(tmp_path.iterdir())) == 1
+        if isinstance(end, Exception):
+            raise end
+        return end
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(process.subprocess, "run", run)
+    with pytest.raises(BenchmarkError, match=reason):
+        in_own_process({"num_threads": 1}, None, num_threads=1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_runs_with_and_without_the_profiler_take_turns():
+    ran = []
+
+    class Plain:
+        def run(self, _feeds):
+            ran.append("plain")
+
+    class Watched:
+        def run(self, _feeds):
+            ran.append("watched")
+
+    config = RunConfig(num_warmup=2, min_runs=3, max_runs=9, seconds=0.0)
+    visits, profiled_ms = take_turns(Plain(), Watched(), {}, config)
+    assert ran == ["plain", "watched"] * 5
+    assert len(visits) == len(profiled_ms) == 3
+
+
+def test_the_copy_is_larger_than_every_cache(tmp_path):
+    for index, size in enumerate(("48K", "2048K", "105M", "none")):
+        folder: Path = tmp_path / f"index{index}"
+        folder.mkdir()
+        (folder / "size").write_text(f"{size}\n")
+    assert largest_cache(tmp_path) == 105 * 2**20
+    assert largest_cache(tmp_path / "nothing") == 0
+    assert copy_bytes() >= MIN_COPY
