@@ -14,7 +14,7 @@ from crowdrt.engines.layers.layer import EngineLayer, is_product
 from crowdrt.engines.layers.ort_events import ort_layers, read_events, split_runs, stored_bytes
 from crowdrt.engines.layers.ov_counters import single_runs_ms
 from crowdrt.engines.layers.profilers import open_profiler
-from crowdrt.engines.layers.tracing import OnnxFile, plain_name
+from crowdrt.engines.layers.tracing import OnnxFile, may_be, plain_name
 from crowdrt.engines.store import EngineStore, read_built
 from crowdrt.errors import EngineError
 from crowdrt.onnx_graph import layer_macs
@@ -97,6 +97,20 @@ def test_without_the_file_names_come_from_the_runtime(runtime, profiled):
 )
 def test_endings_of_runtimes_go(said, name):
     assert plain_name(said) == name
+
+
+@pytest.mark.parametrize(
+    ("kind", "operator", "computes"),
+    [
+        ("NhwcMaxPool", "MaxPool", True),
+        ("Transpose", "Transpose", True),
+        ("Transpose", "QuantizeLinear", False),
+        ("ReorderOutput", "Relu", False),
+        ("Eltwise", "Conv", False),
+    ],
+)
+def test_what_serves_a_layer_does_not_compute_it(kind, operator, computes):
+    assert may_be(kind, operator) is computes
 
 
 def test_a_layer_that_loops_counts_as_often_as_it_ran():
