@@ -276,7 +276,7 @@ def _started(
     process = context.Process(
         target=serve, args=(theirs, contender.open, image, config.warm_up, cores), daemon=True
     )
-    with _inherited_by_child(num_threads):
+    with inherited_by_child(num_threads):
         process.start()
     theirs.close()
     try:
@@ -291,7 +291,7 @@ def _started(
 
 
 @contextlib.contextmanager
-def _inherited_by_child(num_threads: int) -> Iterator[None]:
+def inherited_by_child(num_threads: int) -> Iterator[None]:
     """Set what a child takes over when it starts, before it imports anything.
 
     Ctrl-C is blocked, not ignored: ours arrives after the block, and never in the child, which
