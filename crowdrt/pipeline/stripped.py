@@ -136,20 +136,20 @@ def in_fp32(side: GraphSize) -> str:
 
 
 def proof_of(record: Stripped, facts: Any) -> Iterator[str]:
-    """Yield what was looked for in the file, and what was found."""
+    """Yield what was looked for in the file, and what was found; one sentence if nothing went."""
     if not record.removed:
         yield (
             f"Nothing: it has nothing for training alone. Every one of its {record.file_nodes} "
             f"nodes serves an output, and its {record.after.params:,} parameters all ship."
         )
-    else:
-        yield "The walk: from the outputs backwards, every node and every stored tensor is reached."
-        yield "The names: no node and no tensor bears the name of a removed part."
-        unclear = f", but for {', '.join(record.alike)}, which cannot be told by theirs"
-        yield (
-            "The numbers: no stored tensor holds those of a removed one, in any order"
-            f"{unclear if record.alike else ''}."
-        )
+        return
+    yield "The walk: from the outputs backwards, every node and every stored tensor is reached."
+    yield "The names: no node and no tensor bears the name of a removed part."
+    unclear = f", but for {', '.join(record.alike)}, which cannot be told by theirs"
+    yield (
+        "The numbers: no stored tensor holds those of a removed one, in any order"
+        f"{unclear if record.alike else ''}."
+    )
     if record.max_rel is not None:
         yield (
             f"The answer: {record.compared} of the whole training network and the file differ by "
@@ -157,6 +157,6 @@ def proof_of(record: Stripped, facts: Any) -> Iterator[str]:
         )
     if parity := facts.get("parity"):
         yield (
-            f"The export: the deployed network in PyTorch and the file differ by "
+            "The export: the deployed network in PyTorch and the file differ by "
             f"{parity['max_rel']:.1e} of the largest value."
         )

@@ -90,6 +90,7 @@ def test_a_run_alone_says_in_one_line_that_nothing_was_stripped(crowdrt, run_fol
     page, _ = page_of(crowdrt, run_folder)
     section = page.partition("<h2>What was stripped</h2>")[2].partition("<h2>")[0]
     assert section.count("Nothing: it has nothing for training alone.") == 1
+    assert section.count("<li>") == 1
     assert "<table" not in section
     assert "Calibration methods" not in page
     assert "Accuracy against latency" not in page
