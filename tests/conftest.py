@@ -1,4 +1,4 @@
-"""What every test shares: where the real images are, and the one rule for GPU tests."""
+"""What every test shares: where the real images are, and the rules for tests that need more."""
 
 import importlib.util
 import os
@@ -27,3 +27,7 @@ def data_root() -> Path:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("gpu") and importlib.util.find_spec("tensorrt") is None:
         pytest.skip("needs an NVIDIA GPU and crowdrt[tensorrt]")
+    if item.get_closest_marker("cluster") and importlib.util.find_spec("ray") is None:
+        pytest.skip("needs crowdrt[cluster]")
+    if item.get_closest_marker("slow") and "slow" not in item.config.option.markexpr:
+        pytest.skip("takes minutes: pytest -m slow")

@@ -8,13 +8,15 @@ need neither the results folder nor that of the engine, which reaches them throu
 store. Photographs in local folders have to be on every node; those behind URLs do not.
 """
 
+import contextlib
 import os
 import socket
+import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from queue import Empty, Queue
-from typing import Any, Self
+from typing import Any
 
 from crowdrt import __version__
 from crowdrt.errors import CrowdRTError, EngineError
@@ -51,38 +53,41 @@ class Actor:
         return self._counter.count(photos)
 
 
+@contextlib.contextmanager
+def on_cluster(settings: Settings, address: str) -> Iterator["Cluster"]:
+    """Connect to a cluster for the block; at its end what the actors have in hand is lost.
+
+    Args:
+        settings: of the run; its engine is a path on this machine.
+        address: HOST:PORT of the cluster's head, or `auto` for the one that runs here.
+
+    Raises:
+        EngineError: there is no cluster.
+    """
+    ray = connect(address)
+    # Ray reports lost workers on stdout, which belongs to results
+    with contextlib.redirect_stdout(sys.stderr):
+        try:
+            yield Cluster(ray, settings)
+        finally:
+            ray.shutdown()  # and with it the actors
+
+
 class Cluster:
     """Actors on the nodes of a Ray cluster."""
 
-    def __init__(self, settings: Settings, address: str) -> None:
-        """Connect, and send the engine.
-
-        Args:
-            settings: of the run; its engine is a path on this machine.
-            address: HOST:PORT of the cluster's head, or `auto` for the one that runs here.
-
-        Raises:
-            EngineError: there is no cluster.
-        """
-        self._ray = connect(address)
+    def __init__(self, ray: Any, settings: Settings) -> None:
+        """Send the engine; `ray` is connected."""
+        self._ray = ray
         parcel = parcel_of(settings.engine)
-        self._opening = (settings, self._ray.put(parcel), parcel.sha256, __version__)
+        self._opening = (settings, ray.put(parcel), parcel.sha256, __version__)
         needs = {"num_cpus": settings.num_threads, "max_restarts": 0, "max_task_retries": 0}
         if on_gpu(settings):
             needs["num_gpus"] = 1
-        self._hire = self._ray.remote(**needs)(Actor)
+        self._hire = ray.remote(**needs)(Actor)
         self._actors: dict[int, Any] = {}
         self._under_way: dict[Any, tuple[int, bool]] = {}  # by Ray's reference; True: it opens
         self._num_hired = 0
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """End all actors; what they have in hand is lost."""
-        for actor in self._actors.values():
-            self._ray.kill(actor)
-        self._ray.shutdown()
 
     @property
     def num_cpus(self) -> int:

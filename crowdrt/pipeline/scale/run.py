@@ -13,7 +13,7 @@ from crowdrt.errors import CrowdRTError, DataError, EngineError
 from crowdrt.lazy import check_installed
 from crowdrt.manifest import read_json, write_json
 from crowdrt.pipeline.comparison.locks import lock
-from crowdrt.pipeline.scale.cluster import Cluster
+from crowdrt.pipeline.scale.cluster import Cluster, on_cluster
 from crowdrt.pipeline.scale.counting import Counter, Settings, on_gpu
 from crowdrt.pipeline.scale.crew import Foreman
 from crowdrt.pipeline.scale.listing import list_photographs
@@ -138,9 +138,11 @@ def progress(tally: Tally, total: int) -> str:
     return f"{tally.num_done:,} of {total:,} photographs, {speed}"
 
 
-def crew_of(settings: Settings, cluster: str | None) -> Processes | Cluster:
+def crew_of(
+    settings: Settings, cluster: str | None
+) -> contextlib.AbstractContextManager[Processes | Cluster]:
     """Return who counts: processes of this machine, or the nodes of a cluster."""
-    return Processes(settings) if cluster is None else Cluster(settings, cluster)
+    return Processes(settings) if cluster is None else on_cluster(settings, cluster)
 
 
 def num_workers(settings: Settings, crew: Processes | Cluster) -> int:
