@@ -67,4 +67,4 @@ def size_of(shape: Sequence[int], precision: str | None) -> int:
 def is_product(kind: str) -> bool:
     """Say whether a kind of layer multiplies matrices, whatever is fused into it."""
     words = ("Conv", "MatMul", "Gemm", "FullyConnected", "Deconv")
-    return any(word in kind for word in words)
+    return kind != "Convert" and any(word in kind for word in words)

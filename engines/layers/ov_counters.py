@@ -53,7 +53,8 @@ def ov_layers(
         facts = {key: value.astype(str) for key, value in node.get_rt_info().items()}
         times = single_runs_ms([each.get(name, 0) for each in averages])[num_warmup:]
         layers.append(layer_from(node, facts, tuple(times)))
-        said.append([name, *facts.get("originalLayersNames", "").split(",")])
+        fused = facts.get("originalLayersNames", "").split(",")
+        said.append([name, *fused, *(stored_by(node) if is_product(layers[-1].kind) else ())])
     return traced(layers, said, file)
 
 
@@ -88,6 +89,14 @@ def layer_from(node: Any, facts: Mapping[str, str], samples_ms: tuple[float, ...
         num_bytes=sum(size_of(s or (), t) for t, s in (*reads, *writes)) if known else None,
         samples_ms=samples_ms,
     )
+
+
+def stored_by(node: Any) -> Iterator[str]:
+    """Yield the stored tensors that a layer reads: of some layers the only names that are left."""
+    for each in node.inputs():
+        source = each.get_source_output().get_node()
+        if source.get_rt_info()["layerType"].astype(str) == "Const":
+            yield str(source.get_friendly_name())
 
 
 def type_of(output: Any) -> str | None:

@@ -45,17 +45,28 @@ class OnnxFile:
         return {made: name for name, node in self.nodes.items() for made in node.output}
 
     @cached_property
+    def weights(self) -> dict[str, str]:
+        """Stored tensor -> the product whose weights it is, unless several share them."""
+        readers: dict[str, list[str]] = {}
+        for name, node in self.nodes.items():
+            if node.op_type in PRODUCTS:
+                readers.setdefault(node.input[1], []).append(name)
+        return {stored: names[0] for stored, names in readers.items() if len(names) == 1}
+
+    @cached_property
     def macs(self) -> Mapping[str, int | None]:
         """Product -> its multiply-accumulates."""
         return layer_macs(self.model, self.size)
 
     def node_called(self, said: str) -> str | None:
-        """Return the node that a runtime's name of a layer or a tensor means."""
+        """Return the node that a runtime's name of a layer, a tensor or its weights means."""
         while True:
             if said in self.nodes:
                 return said
             if said in self.makers:
                 return self.makers[said]
+            if said in self.weights:
+                return self.weights[said]
             shorter = ENDINGS.sub("", said)
             if shorter == said:
                 return None
@@ -79,7 +90,7 @@ def traced(
 
     Args:
         layers: as a runtime ran them.
-        said: of each, what the runtime calls it, what it was fused of and what it answers.
+        said: of each, what the runtime calls it, what it was fused of, reads or answers.
         file: what the engine was built from; without it names lose only what a runtime adds to
             them, and MACs are those of the graph as the runtime wrote it.
     """

@@ -113,6 +113,43 @@ def test_what_serves_a_layer_does_not_compute_it(kind, operator, computes):
     assert may_be(kind, operator) is computes
 
 
+SHARING = """
+<ir_version: 8, opset_import: ["" : 17]>
+g (uint8[1, 3, 16, 16] image) => (float[1, 4, 34, 34] y) {
+  x = Cast <to = 1> (image)
+  a = Conv <pads = [1, 1, 1, 1]> (x, w)
+  b = Conv <pads = [1, 1, 1, 1]> (a, shared)
+  c = Conv <pads = [1, 1, 1, 1]> (b, shared)
+  d = Relu (c)
+  y = ConvTranspose <strides = [2, 2]> (d, up)
+}
+"""
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_each_product_is_told_once_where_weights_are_shared_or_names_lost(
+    runtime, from_text, tmp_path
+):
+    shapes = {"w": (4, 3, 3, 3), "shared": (4, 4, 3, 3), "up": (4, 4, 4, 4)}
+    model = from_text(SHARING, shapes)
+    onnx.save(model, tmp_path / "sharing.onnx")
+    built = EngineStore(tmp_path / "store").build(tmp_path / "sharing.onnx", engine=runtime)
+    profiler = open_profiler(read_built(built.path), 1, tmp_path)
+    profiler.run({"image": np.ones((1, 3, 16, 16), np.uint8)})
+    layers = profiler.layers(OnnxFile(model, (16, 16)), 0)
+    products = {layer.name: layer.macs for layer in layers if is_product(layer.kind)}
+    assert products == layer_macs(model, (16, 16))
+    assert len(products) == 4  # OpenVINO calls a transposed one after itself
+    nodes = [node for layer in layers for node in layer.nodes]
+    assert len(nodes) == len(set(nodes))
+
+
+def test_a_conversion_is_no_convolution():
+    assert is_product("FusedConv")
+    assert is_product("Deconvolution")
+    assert not is_product("Convert")
+
+
 def test_a_layer_that_loops_counts_as_often_as_it_ran():
     def event(name, us):
         return {"cat": "Node", "name": f"{name}_kernel_time", "dur": us, "args": {"node_index": 0}}
