@@ -173,7 +173,11 @@ def test_a_killed_run_leaves_no_process_and_no_lock(settings, tiny, photos, tmp_
     while any(Path(f"/proc/{pid}/exe").exists() for pid in workers):
         assert time.monotonic() < deadline
         time.sleep(0.02)
+    half = tmp_path / "out" / "counts" / ".0123.parquet.tmp-x"
+    half.parent.mkdir(exist_ok=True)
+    half.write_bytes(b"half")
     count_at_scale([str(photos)], tmp_path / "out", settings, workers=1)
+    assert not half.exists()
     assert counts(tmp_path / "out") == alone(settings, photos)
 
 

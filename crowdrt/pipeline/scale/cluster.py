@@ -89,10 +89,12 @@ class Cluster:
         self._under_way: dict[Any, tuple[int, bool]] = {}  # by Ray's reference; True: it opens
         self._num_hired = 0
 
-    @property
-    def num_cpus(self) -> int:
-        """How many the whole cluster has now."""
-        return int(self._ray.cluster_resources().get("CPU", 0))
+    def has_room_for(self, settings: Settings) -> int:
+        """Return how many engines the whole cluster has CPUs or GPUs for, at least one."""
+        there = self._ray.cluster_resources()
+        if on_gpu(settings):
+            return max(1, int(there.get("GPU", 0)))
+        return max(1, int(there.get("CPU", 0)) // settings.num_threads)
 
     def hire(self) -> int:
         """See `Crew.hire`; where no CPU is free, Ray starts it as soon as one is."""

@@ -148,7 +148,7 @@ def crew_of(
 def num_workers(settings: Settings, crew: Processes | Cluster) -> int:
     """Return how many processes there are to be: one per core, of GPU engines one per GPU."""
     if isinstance(crew, Cluster):
-        return max(1, crew.num_cpus // settings.num_threads)
+        return crew.has_room_for(settings)
     return 1 if on_gpu(settings) else max(1, num_cores() // settings.num_threads)
 
 
@@ -170,6 +170,8 @@ def held(out: Path) -> Iterator[None]:
                 f"another process is counting into {out}",
                 fix="wait until it has finished, or choose another folder: -o OUT-2",
             )
+        for rest in (out / COUNTS).glob(".*.tmp-*"):  # of a run that was killed while it wrote
+            rest.unlink()
         yield
 
 
