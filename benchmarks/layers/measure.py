@@ -10,6 +10,7 @@ from crowdrt.benchmarks.layers.process import in_own_process
 from crowdrt.benchmarks.layers.records import LayerProfile
 from crowdrt.benchmarks.layers.worker import RunConfig
 from crowdrt.benchmarks.timing.machine import describe_machine
+from crowdrt.benchmarks.timing.pinning import cores_for
 from crowdrt.benchmarks.timing.race import Contender
 from crowdrt.console import track
 from crowdrt.contracts import UInt8Image
@@ -41,7 +42,7 @@ def profile_layers(
         BenchmarkError: an engine, or the process that ran it, failed.
     """
     threads = num_threads or num_cores()
-    machine = describe_machine()
+    machine = {**describe_machine(), "affinity": list(cores_for(threads))}
     order = {"num_threads": threads, "config": asdict(peaks or PeakConfig())}
     found = in_own_process(order, None, num_threads=threads)
     profiles = []

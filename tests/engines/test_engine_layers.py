@@ -144,6 +144,15 @@ def test_each_product_is_told_once_where_weights_are_shared_or_names_lost(
     assert len(nodes) == len(set(nodes))
 
 
+def test_weights_name_their_product_unless_it_is_one_of_several(from_text):
+    model = from_text(SHARING, {"w": (4, 3, 3, 3), "shared": (4, 4, 3, 3), "up": (4, 4, 4, 4)})
+    file = OnnxFile(model, (16, 16))
+    names = {node.op_type: name for name, node in file.nodes.items()}
+    assert file.node_called("up") == names["ConvTranspose"]
+    assert file.node_called("shared") is None
+    assert file.node_called("ConvolutionBackpropData_7") is None
+
+
 def test_a_conversion_is_no_convolution():
     assert is_product("FusedConv")
     assert is_product("Deconvolution")
