@@ -5,6 +5,8 @@ comes and goes hit both alike.
 """
 
 import json
+import os
+import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -40,7 +42,11 @@ class RunConfig:
 
 
 def answer(folder: Path) -> None:
-    """Do what the folder's order says, and leave the answer there."""
+    """Do what the folder's order says, and leave the answer there.
+
+    The process that gave the order removes the folder. Where that one was killed, we do.
+    """
+    parent = os.getppid()
     order = json.loads((folder / ORDER).read_text())
     try:
         if "engine" in order:
@@ -56,6 +62,8 @@ def answer(folder: Path) -> None:
             "fix": "see whether the engine runs at all: crowdrt count ENGINE IMAGE",
         }
     write_json(folder / ANSWER, found)
+    if os.getppid() != parent:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def profile(order: Mapping[str, Any], image: UInt8Image, folder: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import onnx
 import pytest
 from profiles import PEAKS, a_layer, a_profile, two_files
 
-from crowdrt.benchmarks.layers import process
+from crowdrt.benchmarks.layers import process, worker
 from crowdrt.benchmarks.layers.peaks import (
     MIN_COPY,
     PeakConfig,
@@ -30,7 +30,7 @@ from crowdrt.benchmarks.layers.records import (
     profile_line,
     read_profiles,
 )
-from crowdrt.benchmarks.layers.worker import RunConfig, take_turns
+from crowdrt.benchmarks.layers.worker import RunConfig, answer, take_turns
 from crowdrt.engines.ort import OrtEngine
 from crowdrt.errors import BenchmarkError
 
@@ -165,6 +165,20 @@ def test_a_process_that_dies_or_hangs_is_told(end, reason, tmp_path, monkeypatch
     with pytest.raises(BenchmarkError, match=reason):
         in_own_process({"num_threads": 1}, None, num_threads=1)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_an_orphan_tidies_up(killed, tmp_path, monkeypatch):
+    folder = tmp_path / "order"
+    folder.mkdir()
+    (folder / "order.json").write_text(json.dumps({"num_threads": 1, "config": {"sides": []}}))
+    parents = iter([100, 1 if killed else 100])
+    monkeypatch.setattr(worker.os, "getppid", lambda: next(parents))
+    monkeypatch.setattr(worker, "measure_peaks", lambda *_: {"cpu": "A"})
+    answer(folder)
+    assert folder.exists() is not killed
+    if not killed:
+        assert json.loads((folder / "answer.json").read_text()) == {"cpu": "A"}
 
 
 def test_runs_with_and_without_the_profiler_take_turns():
