@@ -181,6 +181,21 @@ def test_a_killed_run_leaves_no_process_and_no_lock(settings, tiny, photos, tmp_
     assert counts(tmp_path / "out") == alone(settings, photos)
 
 
+@pytest.mark.skipif(not Path("/proc/self/exe").exists(), reason="needs Linux")
+def test_a_busy_process_ends_with_its_parent():
+    program = Path(__file__).with_name("orphans.py")
+    parent = subprocess.Popen([sys.executable, program], stdout=subprocess.PIPE, text=True)
+    child = Path("/proc") / parent.stdout.readline().strip() / "exe"
+    assert child.exists()
+    time.sleep(1)  # it begins its work
+    parent.kill()
+    parent.communicate()
+    deadline = time.monotonic() + WAIT_S
+    while child.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
 def test_two_runs_into_one_folder_are_refused(settings, photos, tmp_path, tiny, crowdrt):
     with lock(tmp_path / "out" / ".lock"):
         answer = crowdrt("count", tiny.onnx, photos, "-o", tmp_path / "out")

@@ -108,7 +108,7 @@ def test_urls_are_folders_files_and_lists(folder, tmp_path):
 
 
 def test_urls_that_lead_nowhere_are_refused(tmp_path):
-    with pytest.raises(DataError, match="gone cannot be read"):
+    with pytest.raises(DataError, match="gone does not exist"):
         listed(f"file://{tmp_path}/gone")
     with pytest.raises(DataError, match="Protocol not known"):
         listed("nothing-like-this://bucket/photos")

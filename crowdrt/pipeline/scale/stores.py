@@ -36,6 +36,8 @@ def opening_store(url: str) -> Iterator[tuple[Any, str]]:
             f"{url} cannot be opened: {error}",
             fix=f"install what fsspec asks for; for s3://: pip install 'crowdrt[{EXTRA}]' s3fs",
         ) from error
+    except FileNotFoundError as error:
+        raise DataError(f"{url} does not exist", fix="check the URL") from error
     except Exception as error:  # every store has its own
         said = str(error) or type(error).__name__
         raise DataError(
