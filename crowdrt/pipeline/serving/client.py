@@ -53,13 +53,13 @@ def prepare(path: Path, facts: dict[str, Any], dims: list[int]) -> tuple[Array, 
     stride = facts["stride"]
     own = (-(-image.shape[1] // stride) * stride, -(-image.shape[2] // stride) * stride)
     size = (own[0] if dims[1] < 0 else dims[1], own[1] if dims[2] < 0 else dims[2])
-    if own[0] > size[0] or own[1] > size[1]:
-        raise SystemExit(f"{path} needs {own[0]}x{own[1]} px, the model takes {size[0]}x{size[1]}")
     if facts["fixed_size"] and own != size:
         raise SystemExit(
             f"{path} has not {size[0]}x{size[1]} px: this network counts tiles of that size, which "
             "`crowdrt count` cuts; send it tiles, and add up their counts"
         )
+    if own[0] > size[0] or own[1] > size[1]:
+        raise SystemExit(f"{path} needs {own[0]}x{own[1]} px, the model takes {size[0]}x{size[1]}")
     return padded(image, size, facts["pad_value"])[None], own
 
 

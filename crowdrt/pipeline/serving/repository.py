@@ -116,6 +116,17 @@ def write_repository(
         CrowdRTError: there is nothing to serve, two models have one name, one is there already
             with another content, or the repository cannot be written.
     """
+    check_request(paths, name, only)
+    found = [read_served(path, onnx) for path in paths]
+    models = [m for each in found for m in models_of(each, name or each.name, only, options)]
+    check_names(models)
+    placed = [place(model, out, new_version=new_version) for model in models]
+    write_placed(placed, out)
+    return placed
+
+
+def check_request(paths: Sequence[Path], name: str | None, only: str | None) -> None:
+    """Refuse what cannot be meant, before anything is read."""
     check_installed("tritonclient", "grpc", extra=EXTRA)
     if not paths:
         raise CrowdRTError(
@@ -128,12 +139,6 @@ def write_repository(
         )
     if only not in (None, COUNT, DENSITY):
         raise CrowdRTError(f"--only {only!r} is unknown", fix=f"use {COUNT} or {DENSITY}")
-    found = [read_served(path, onnx) for path in paths]
-    models = [m for each in found for m in models_of(each, name or each.name, only, options)]
-    check_names(models)
-    placed = [place(model, out, new_version=new_version) for model in models]
-    write_placed(placed, out)
-    return placed
 
 
 def models_of(served: Served, name: str, only: str | None, options: ServingOptions) -> list[Model]:

@@ -179,15 +179,38 @@ def from_plan(folder: Path, document: Mapping[str, Any]) -> Served:
         EngineError: it is damaged, or of a batch that Triton cannot keep to, or another tool
             exported the network.
     """
+    content, info = intact_plan(folder, document)
+    with damaged(folder):
+        identity = document["identity"]
+        version, batch = str(identity["engine_version"]), int(identity["options"]["batch"])
+        older = int(version.partition(".")[0]) < FIRST_WITH_INT64
+        inputs, outputs = specs_from(document["inputs"]), specs_from(document["outputs"])
+        floats = document["build"]["float_pixels"]
+        needs = {"tensorrt": version, **identity["machine"]}
+        origin = {key: identity[key] for key in ("onnx_sha256", "options", "crowdrt")}
+        source = str(document["source"])
+    check_batch(folder, inputs, batch)
+    pixels = {"uint8": "float32"}
+    return Served(
+        name=source.removesuffix(".onnx"),
+        backend="tensorrt",
+        content=content,
+        inputs=tuple(retyped(each, pixels if each.name in floats else {}) for each in inputs),
+        outputs=tuple(retyped(each, {"int64": "int32"} if older else {}) for each in outputs),
+        info=info,
+        num_threads=0,
+        origin={**origin, "source": source},
+        facts={"needs": needs, **containers_of(version)},
+        max_batch=batch,
+    )
+
+
+def intact_plan(folder: Path, document: Mapping[str, Any]) -> tuple[bytes, GraphInfo]:
+    """Return a plan, if it is what its manifest says, and what the network says of itself."""
     with damaged(folder):
         content = (folder / KINDS["tensorrt"].file).read_bytes()
         intact = document["sha256"] == hashlib.sha256(content).hexdigest()
-        identity = document["identity"]
-        version = str(identity["engine_version"])
-        batch, floats = int(identity["options"]["batch"]), document["build"]["float_pixels"]
-        inputs, outputs = specs_from(document["inputs"]), specs_from(document["outputs"])
-        info, needs = info_from(document.get("info")), {"tensorrt": version, **identity["machine"]}
-        origin = {key: identity[key] for key in ("onnx_sha256", "options", "crowdrt")}
+        info = info_from(document.get("info"))
     if not intact:
         raise EngineError(f"{folder} was altered or cut short", fix=f"build it again: {BUILD_PLAN}")
     if info is None:
@@ -195,27 +218,17 @@ def from_plan(folder: Path, document: Mapping[str, Any]) -> Served:
             f"{folder} was built from a network of another tool: nothing says how images enter it",
             fix="export the network: crowdrt export NETWORK --weights F -o model.onnx",
         )
-    free = any(not isinstance(spec.shape[0], int) for spec in inputs)
-    if free and batch > 1:
+    return content, info
+
+
+def check_batch(folder: Path, inputs: Sequence[TensorSpec], batch: int) -> None:
+    """Refuse a plan whose batch axis is free while its profile allows one length alone."""
+    if batch > 1 and any(isinstance(spec.shape[0], str) for spec in inputs):
         raise EngineError(
             f"{folder} takes any size, and {batch} images at a time, neither more nor fewer: "
             "Triton's batches are as large as it happens",
             fix=f"build it for one at a time: {BUILD_PLAN} --batch 1",
         )
-    older = int(version.partition(".")[0]) < FIRST_WITH_INT64
-    return Served(
-        name=str(document["source"]).removesuffix(".onnx"),
-        backend="tensorrt",
-        content=content,
-        inputs=tuple(retyped(each, {"uint8": "float32"} if each.name in floats else {})
-                     for each in inputs),
-        outputs=tuple(retyped(each, {"int64": "int32"} if older else {}) for each in outputs),
-        info=info,
-        num_threads=0,
-        origin={**origin, "source": document["source"]},
-        facts={"needs": needs, **containers_of(version)},
-        max_batch=batch,
-    )  # fmt: skip
 
 
 def retyped(spec: TensorSpec, types: Mapping[str, str]) -> TensorSpec:
