@@ -23,6 +23,7 @@ CAPABILITIES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("train and export", "train", ("torch", "safetensors", "lightning", "fvcore", "onnxsim")),
     ("draw plots and reports", "report", ("matplotlib", "jinja2")),
     ("sign TensorRT engines that travel", "signing", ("cryptography",)),
+    ("count into Parquet, on a cluster too", "cluster", ("pyarrow", "fsspec", "ray")),
     ("write model repositories for Triton", "serve", ("tritonclient",)),
 )
 
