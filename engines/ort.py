@@ -15,6 +15,7 @@ from crowdrt.contracts import METADATA_KEY, Feeds, GraphInfo, TensorSpec
 from crowdrt.engines.base import check_feeds, check_threads, probe
 from crowdrt.engines.machine import cpu_may_saturate
 from crowdrt.engines.rewrites.channels import with_fourth_channel
+from crowdrt.engines.rewrites.float_weights import with_float_weights
 from crowdrt.engines.rewrites.normalisation import without_std
 from crowdrt.engines.rewrites.unsigned import unsigned_activations
 from crowdrt.errors import EngineError
@@ -147,7 +148,10 @@ def save_optimised(
 def for_cpu(model: Path | bytes, graph: onnx.ModelProto) -> Path | bytes:
     """Return `model`, or its graph in the form that ONNX Runtime's CPU kernels are fast at."""
     unsigned = unsigned_activations(graph)
-    changed = without_std(graph) if unsigned is None else with_fourth_channel(unsigned)
+    if unsigned is None:
+        changed = without_std(graph)
+    else:
+        changed = with_float_weights(with_fourth_channel(unsigned))
     return model if changed is None else changed.SerializeToString()
 
 

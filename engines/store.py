@@ -62,7 +62,7 @@ KINDS = {
     "onnxruntime": EngineKind(
         extra="cpu",
         file="engine.onnx",
-        format=3,
+        format=4,
         write=write_optimised,
         opener=optimised_opener,
     ),

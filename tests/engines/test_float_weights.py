@@ -1,0 +1,96 @@
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from crowdrt.engines.ort import OrtEngine, for_cpu, save_optimised
+from crowdrt.engines.rewrites.float_weights import with_float_weights
+
+# The first convolution is quantized behind its ReLU; the second is not, as in front of a layer
+# that was kept in float; the third's weights are stored as codes; nobody reads the last line.
+GRAPH = """
+<ir_version: 8, opset_import: ["" : 17]>
+g (float[n, 16, h, w] image) => (float[n, 16, h, w] density)
+<float xs = {0.02}, int8 xz = {0}, float rs = {0.05}, int8 rz = {0}>
+{
+    xq = QuantizeLinear (image, xs, xz)
+    xd = DequantizeLinear (xq, xs, xz)
+    v1 = QuantizeLinear <axis = 0> (w1, ws, wz)
+    u1 = DequantizeLinear <axis = 0> (v1, ws, wz)
+    v2 = QuantizeLinear <axis = 0> (w2, ws, wz)
+    u2 = DequantizeLinear <axis = 0> (v2, ws, wz)
+    u3 = DequantizeLinear <axis = 0> (c3, ws, wz)
+    a = Conv <pads = [1, 1, 1, 1]> (xd, u1, b1)
+    ar = Relu (a)
+    aq = QuantizeLinear (ar, rs, rz)
+    ad = DequantizeLinear (aq, rs, rz)
+    b = Conv <pads = [1, 1, 1, 1]> (ad, u2)
+    br = Relu (b)
+    density = Conv <pads = [1, 1, 1, 1]> (br, u3)
+    unread = DequantizeLinear (aq, rs, rz)
+}
+"""
+
+
+@pytest.fixture
+def graph(from_text) -> onnx.ModelProto:
+    shapes = {"w1": (16, 16, 3, 3), "w2": (16, 16, 3, 3), "b1": (16,)}
+    rng = np.random.default_rng(0)
+    codes = {"c3": rng.integers(-64, 64, (16, 16, 3, 3)).astype(np.int8)}
+    scales = {"ws": rng.uniform(0.01, 0.03, 16).astype(np.float32), "wz": np.zeros(16, np.int8)}
+    return from_text(GRAPH, shapes | codes | scales)
+
+
+def convolutions(model: onnx.ModelProto) -> dict[str, onnx.NodeProto]:
+    return {n.output[0]: n for n in model.graph.node if n.op_type == "Conv"}
+
+
+def test_float_convolutions_read_constants_and_integer_ones_codes(graph):
+    changed = with_float_weights(graph)
+    onnx.checker.check_model(changed, full_check=True)
+    stored = {value.name for value in changed.graph.initializer}
+    read = {name: conv.input[1] in stored for name, conv in convolutions(changed).items()}
+    assert read == {"a": False, "b": True, "density": True}
+    assert "unread" not in {name for node in changed.graph.node for name in node.output}
+
+
+@pytest.mark.parametrize("optimise", [True, False])
+def test_the_weights_are_those_that_dequantizing_gives(graph, optimise):
+    for name in ("u2", "u3"):
+        graph.graph.output.append(onnx.helper.make_tensor_value_info(name, 1, None))
+    image = np.random.default_rng(1).normal(0, 1, (1, 16, 8, 8)).astype(np.float32)
+    run = OrtEngine(graph.SerializeToString(), optimise=optimise).run({"image": image})
+    del graph.graph.output[1:]
+    stored = {v.name: v for v in with_float_weights(graph).graph.initializer}
+    for name in ("u2", "u3"):
+        assert run[name].std() > 0.1
+        np.testing.assert_array_equal(numpy_helper.to_array(stored[f"{name}_float"]), run[name])
+
+
+def test_the_answer_is_the_same(graph):
+    image = np.random.default_rng(1).normal(0, 1, (2, 16, 20, 28)).astype(np.float32)
+    expected, got = (
+        OrtEngine(m.SerializeToString(), optimise=False).run({"image": image})["density"]
+        for m in (graph, with_float_weights(graph))
+    )
+    assert expected.std() > 1
+    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_onnx_runtime_dequantizes_no_weights(graph, tmp_path):
+    path, out = tmp_path / "int8.onnx", tmp_path / "optimised.onnx"
+    onnx.save(graph, path)
+    save_optimised(path, out, num_threads=1, config={})
+    nodes = onnx.load(out).graph.node
+    kinds = [node.op_type for node in nodes]
+    assert kinds.count("QLinearConv") == 1
+    assert kinds.count("DequantizeLinear") == 1  # between the integer convolution and the float one
+    read = {name for node in nodes for name in node.input}
+    assert all(read.intersection(node.output) or "density" in node.output for node in nodes)
+
+
+def test_the_model_itself_is_left_alone(graph):
+    before = graph.SerializeToString()
+    with_float_weights(graph)
+    for_cpu(before, graph)
+    assert graph.SerializeToString() == before
