@@ -12,6 +12,26 @@ from crowdrt.entry import emit
 from crowdrt.errors import RecipeError
 from crowdrt.verbs.options import AsJson, Store, Threads
 
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        "-o", "--out", help="Count any number into this folder, as Parquet; a rerun goes on."
+    ),
+]
+OnCluster = Annotated[
+    str | None, typer.Option(help="With -o: on a Ray cluster, auto or HOST:PORT.")
+]
+Workers = Annotated[
+    int | None, typer.Option(min=1, help="With -o: processes; default one per core.")
+]
+Batch = Annotated[
+    int | None, typer.Option(min=1, help="With -o: photographs of one size at once; default 1.")
+]
+Strips = Annotated[
+    int | None,
+    typer.Option(min=1, help="With -o: strips of equal height that are counted; default 8."),
+]
+
 
 def count(
     engine: Annotated[
@@ -49,26 +69,11 @@ def count(
             "and how far counts and maps differ."
         ),
     ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "-o", "--out", help="Count any number into this folder, as Parquet; a rerun goes on."
-        ),
-    ] = None,
-    cluster: Annotated[
-        str | None, typer.Option(help="With -o: on a Ray cluster, auto or HOST:PORT.")
-    ] = None,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="With -o: processes; default one per core.")
-    ] = None,
-    batch: Annotated[
-        int | None,
-        typer.Option(min=1, help="With -o: photographs of one size at once; default 1."),
-    ] = None,
-    strips: Annotated[
-        int | None,
-        typer.Option(min=1, help="With -o: strips of equal height that are counted; default 8."),
-    ] = None,
+    out: Out = None,
+    cluster: OnCluster = None,
+    workers: Workers = None,
+    batch: Batch = None,
+    strips: Strips = None,
     store: Store = None,
     threads: Threads = 0,
     as_json: AsJson = False,
