@@ -16,6 +16,7 @@ from onnx import numpy_helper
 
 from crowdrt.engines.rewrites.normalisation import drop_unread
 from crowdrt.engines.rewrites.weight_codes import codes_of, quantizes_weights
+from crowdrt.onnx_graph import needed_nodes
 
 Nodes = Mapping[str, onnx.NodeProto]
 Arrays = dict[str, onnx.TensorProto]
@@ -49,15 +50,10 @@ def with_float_weights(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def drop_unread_nodes(graph: onnx.GraphProto) -> None:
     """Remove the nodes of whose results nothing is read, and those that only they read."""
-    read = {output.name for output in graph.output}
-    kept = []
-    for node in reversed(graph.node):  # readers stand behind what they read
-        if read.intersection(node.output):
-            kept.append(node)
-            read.update(node.input)
-    kept.reverse()
+    kept = onnx.GraphProto()
+    kept.node.extend(needed_nodes(graph, {output.name for output in graph.output}))
     del graph.node[:]
-    graph.node.extend(kept)
+    graph.node.extend(kept.node)
 
 
 def readers_of(graph: onnx.GraphProto) -> Mapping[str, Sequence[onnx.NodeProto]]:
@@ -93,6 +89,8 @@ def constant_weights(name: str, makers: Nodes, stored: Arrays) -> npt.NDArray[np
     if len(rest) < 2 or not all(each in stored for each in rest):
         return None
     step, zero = (numpy_helper.to_array(stored[each]) for each in rest)
+    if step.ndim > 1:  # a step per block, of opset 21
+        return None
     along = [1] * codes.ndim
     if step.ndim:
         along[next((a.i for a in dequantize.attribute if a.name == "axis"), 1)] = -1

@@ -9,6 +9,8 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from crowdrt.onnx_graph import reads
+
 Arrays = dict[str, onnx.TensorProto]
 
 
@@ -34,7 +36,7 @@ def divides_channels(node: onnx.NodeProto, stored: Arrays) -> bool:
 def fold(graph: onnx.GraphProto, division: onnx.NodeProto, stored: Arrays) -> bool:
     """Give all readers of `division` scaled weights and drop it, or change nothing: False."""
     result = division.output[0]
-    readers = [node for node in graph.node if result in node.input]
+    readers = [node for node in graph.node if result in reads(node)]
     std = numpy_helper.to_array(stored[division.input[1]]).reshape(1, -1, 1, 1)
     leaves = any(result == output.name for output in graph.output)
     if leaves or not readers or not all(scalable(node, result, stored, std) for node in readers):
@@ -57,7 +59,7 @@ def scalable(node: onnx.NodeProto, data: str, stored: Arrays, std: np.ndarray) -
 
 
 def drop_unread(graph: onnx.GraphProto) -> None:
-    """Remove the stored arrays that no node reads any more."""
-    read = {name for node in graph.node for name in node.input}
+    """Remove the stored arrays that no node, and no branch of one, reads any more."""
+    read = {output.name for output in graph.output}.union(*map(reads, graph.node))
     for value in [value for value in graph.initializer if value.name not in read]:
         graph.initializer.remove(value)

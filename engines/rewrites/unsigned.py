@@ -19,6 +19,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from crowdrt.onnx_file import stored_info
+from crowdrt.onnx_graph import reads
 
 MAKES_NON_NEGATIVE = ("Relu", "Abs")
 # Never negative if none of their inputs are; of a Resize only the modes that mix within range.
@@ -118,7 +119,7 @@ def signed_quantizers(graph: onnx.GraphProto) -> set[str]:
     }
     for node in graph.node:
         if node.op_type != "DequantizeLinear" or len(node.input) < 3:
-            found -= set(node.input)
+            found -= reads(node)
     return found - {value.name for value in graph.output}
 
 

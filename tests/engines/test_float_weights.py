@@ -31,6 +31,28 @@ g (float[n, 16, h, w] image) => (float[n, 16, h, w] density)
 }
 """
 
+BRANCHING = """
+g (float[n, 16, h, w] image) => (float[n, 16, h, w] chosen)
+{
+    outer = Relu (image)
+    total = ReduceSum <keepdims = 0> (image)
+    nought = Sub (total, total)
+    bright = Greater (total, nought)
+    chosen = If (bright) <
+        then_branch = there () => (float[n, 16, h, w] t) { t = Mul (outer, gain) },
+        else_branch = here () => (float[n, 16, h, w] e) { e = Relu (br) }
+    >
+}
+"""
+PER_BLOCK = """
+<ir_version: 10, opset_import: ["" : 21]>
+g (float[n, 16, h, w] image) => (float[n, 16, h, w] density)
+{
+    w = DequantizeLinear <axis = 1, block_size = 4> (c, s, z)
+    density = Conv <pads = [1, 1, 1, 1]> (image, w)
+}
+"""
+
 
 @pytest.fixture
 def graph(from_text) -> onnx.ModelProto:
@@ -52,6 +74,44 @@ def test_float_convolutions_read_constants_and_integer_ones_codes(graph):
     read = {name: conv.input[1] in stored for name, conv in convolutions(changed).items()}
     assert read == {"a": False, "b": True, "density": True}
     assert "unread" not in {name for node in changed.graph.node for name in node.output}
+
+
+def test_what_only_a_branch_reads_is_kept(graph):
+    """The If alone reads `outer` and `gain`."""
+    branches = onnx.parser.parse_graph(BRANCHING)
+    (last,) = [node for node in graph.graph.node if node.output[0] == "density"]
+    last.input[0] = "chosen"
+    place = list(graph.graph.node).index(last)
+    for node in reversed(branches.node):
+        graph.graph.node.insert(place, node)
+    graph.graph.initializer.append(numpy_helper.from_array(np.float32(0.5), "gain"))
+    changed = with_float_weights(graph)
+    onnx.checker.check_model(changed, full_check=True)
+    OrtEngine(graph.SerializeToString())  # by way of every pass
+    assert "unread" not in {name for node in changed.graph.node for name in node.output}
+    image = np.random.default_rng(1).normal(0, 1, (1, 16, 8, 8)).astype(np.float32)
+    for sign in (1, -1):
+        feeds = {"image": np.abs(image) * np.float32(sign)}
+        expected, got = (
+            OrtEngine(m.SerializeToString(), optimise=False).run(feeds)["density"]
+            for m in (graph, changed)
+        )
+        assert expected.std() > 1
+        np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-4)
+
+
+def test_steps_per_block_are_left_alone(from_text):
+    rng = np.random.default_rng(0)
+    arrays = {
+        "c": rng.integers(-64, 64, (16, 16, 3, 3)).astype(np.int8),
+        "s": rng.uniform(0.01, 0.03, (16, 4, 3, 3)).astype(np.float32),  # of 4 of 16 channels
+        "z": np.zeros((16, 4, 3, 3), np.int8),
+    }
+    model = from_text(PER_BLOCK, arrays)
+    assert [node.op_type for node in with_float_weights(model).graph.node] == [
+        "DequantizeLinear",
+        "Conv",
+    ]
 
 
 @pytest.mark.parametrize("optimise", [True, False])

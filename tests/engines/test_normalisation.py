@@ -3,6 +3,7 @@ from collections.abc import Callable
 import numpy as np
 import onnx
 import pytest
+from onnx import numpy_helper
 
 from crowdrt.engines.ort import OrtEngine
 from crowdrt.engines.rewrites.normalisation import without_std
@@ -25,6 +26,16 @@ ALSO_READ = COLUMNS.replace(
     "c3 = Add (c1, c2)\n d = Relu (scaled)\ne = Concat <axis = 1> (d, m1)\n density = Add (c3, e)",
 )
 
+BRANCH = """chosen = If (bright) <
+        then_branch = there () => (float[n, 4, h, w] t) { t = Conv (READ, w3) },
+        else_branch = here () => (float[n, 4, h, w] e) { e = Identity (c2) }
+    >
+    density = Add (c1, chosen)"""
+BRANCHING = COLUMNS.replace(
+    "density = Add (c1, c2)",
+    f"total = ReduceSum <keepdims = 0> (centred)\n bright = Cast <to = 9> (total)\n {BRANCH}",
+)
+
 
 @pytest.fixture
 def built(from_text) -> Callable[[str], onnx.ModelProto]:
@@ -36,6 +47,21 @@ def built(from_text) -> Callable[[str], onnx.ModelProto]:
         "m1": np.zeros((1, 1, 20, 28), np.float32),
     }
     return lambda text: from_text(text, shapes | arrays)
+
+
+@pytest.fixture
+def branching(built) -> Callable[[str], onnx.ModelProto]:
+    """Makes a graph of whose If one branch alone reads `w3`, and another tensor."""
+    w3 = np.random.default_rng(2).normal(0, 0.3, (4, 3, 1, 1)).astype(np.float32)
+
+    def make(read: str) -> onnx.ModelProto:
+        model = onnx.parser.parse_model(BRANCHING.replace("READ", read))
+        model.graph.initializer.extend(built(COLUMNS).graph.initializer)
+        model.graph.initializer.append(numpy_helper.from_array(w3, "w3"))
+        onnx.checker.check_model(model, full_check=True)
+        return model
+
+    return make
 
 
 def answers(model: onnx.ModelProto) -> np.ndarray:
@@ -82,3 +108,18 @@ def test_a_division_whose_result_others_need_stays(text, built):
 
 def test_a_graph_without_normalisation_is_left_as_it_is(built):
     assert without_std(built(COLUMNS.replace("Div (centred, std)", "Identity (centred)"))) is None
+
+
+def test_a_division_that_a_branch_reads_stays(branching):
+    assert without_std(branching("scaled")) is None
+
+
+def test_what_a_branch_alone_reads_stays_stored(branching):
+    model = branching("centred")
+    folded = without_std(model)
+    onnx.checker.check_model(folded, full_check=True)
+    stored = {value.name for value in folded.graph.initializer}
+    assert ("w3" in stored, "std" in stored) == (True, False)
+    expected = answers(model)
+    assert expected.std() > 0.1
+    np.testing.assert_allclose(answers(folded), expected, rtol=0, atol=2e-6 * abs(expected).max())

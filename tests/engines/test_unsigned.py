@@ -159,3 +159,19 @@ def test_codes_that_others_read_stay_signed(signed):
     unsigned = unsigned_activations(signed)
     stays = [n for n in unsigned.graph.node if n.output[0] == "rq"]
     assert [n.input[2] for n in stays] == ["rz"]
+
+
+def test_codes_that_a_branch_reads_stay_signed(signed):
+    branch = """
+    g () => (float[n, 8, i, j] other) {
+        always = Constant <value = bool {1}> ()
+        other = If (always) <
+            then_branch = yes () => (float[n, 8, i, j] t) { t = DequantizeLinear (rq, rs, rz) },
+            else_branch = no () => (float[n, 8, i, j] e) { e = Relu (c1) }
+        >
+    }"""
+    signed.graph.node.extend(parser.parse_graph(branch).node)
+    unsigned = unsigned_activations(signed)
+    types = {n.output[0]: n.input[2] for n in unsigned.graph.node if n.op_type == "QuantizeLinear"}
+    assert types["rq"] == "rz"
+    assert types["pq"] != "rz"
