@@ -62,7 +62,7 @@ class TableRow:
     paper_flops: int | None
     cpu_s: float | None  # median
     cpu_p90_s: float | None
-    cpu_uncertainty: float | None  # half the median's 95 % interval, over the median
+    cpu_uncertainty: float | None  # half the median's 95 % interval, over the median; of six visits
     cpu_ratio: float | None
     channels_last_ratio: float | None  # the same over the full network in channels-last
     ratio_reason: str | None

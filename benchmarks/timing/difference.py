@@ -13,14 +13,18 @@ from typing import Literal
 
 import numpy as np
 
-from crowdrt.benchmarks.timing.statistics import CONFIDENCE, resampled_medians
+from crowdrt.benchmarks.timing.statistics import (
+    CONFIDENCE,
+    FEW_VISITS,
+    resampled_medians,
+    visits_of,
+)
 from crowdrt.contracts import Measurement, Size
 
 Change = Literal["faster", "slower", "within noise", "unmeasured"]
 Key = tuple[str, str, str, str, Size, int]
 
 DRIFT = 0.05  # assumed where no row is the same on both sides
-FEW = 5  # samples, below which there is no interval
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,13 +118,12 @@ def change_of(low: float, high: float, drift: float) -> Change:
 
 
 def interval(before: Measurement, after: Measurement) -> tuple[float, float]:
-    """Return the interval of after's median over before's; all of (0, inf) for few samples."""
-    if min(len(before.samples_ms), len(after.samples_ms)) < FEW:
+    """Return the interval of after's median over before's; all of (0, inf) for few visits."""
+    rows = (before, after)
+    if min(len(visits_of(row.samples_ms, row.runs_per_visit)) for row in rows) < FEW_VISITS:
         return 0.0, float("inf")
     rng = np.random.default_rng(0)
-    divisor, dividend = (
-        resampled_medians(row.samples_ms, rng, row.runs_per_visit) for row in (before, after)
-    )
+    divisor, dividend = (resampled_medians(row.samples_ms, rng, row.runs_per_visit) for row in rows)
     tail = 100 * (1 - CONFIDENCE) / 2
     low, high = np.percentile(dividend / divisor, [tail, 100 - tail])
     return float(low), float(high)

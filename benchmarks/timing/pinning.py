@@ -11,12 +11,12 @@ def cores_for(num_threads: int, topology: Path = TOPOLOGY) -> tuple[int, ...]:
     """Return as many cores as there are threads, of those that this process may use.
 
     Two hardware threads of one core share its arithmetic, so the second of each is taken last. ()
-    where the system has no such notion, or not so many.
+    where there is nothing to choose: libraries bind their threads to cores better than we do.
     """
     if not hasattr(os, "sched_getaffinity"):
         return ()
     allowed = sorted(os.sched_getaffinity(0))
-    if num_threads > len(allowed):
+    if num_threads >= len(allowed):
         return ()
     seen: dict[str, int] = {}
     order = []

@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 MAX_BURST = 50  # runs per visit
-RESAMPLES = 400  # of a median's bootstrap, between two rounds
 GPU_ENGINES = ("tensorrt",)
 
 
@@ -175,12 +174,11 @@ class RunningContender:
         return self.watch.during() if self.watch else contextlib.nullcontext([])
 
     @property
-    def uncertainty(self) -> float:
-        """How far its median is known, as a part of it; of one that has failed it is settled."""
-        if self._failure:
-            return 0.0
+    def is_settled(self) -> bool:
+        """Whether more visits would hardly move its median, or it has failed."""
         samples = [ms for visit in self._visits for ms in visit.samples_ms]
-        return uncertainty(samples, self._num_runs, RESAMPLES)
+        about = uncertainty(samples, self._num_runs)
+        return bool(self._failure) or (about is not None and about <= self._config.confident)
 
     @property
     def pid(self) -> int:
@@ -357,7 +355,7 @@ def _settled(runners: Sequence[RunningContender], done: int, config: RaceConfig)
     """Say whether every median is known as well as is asked for."""
     if done < config.confident_rounds:
         return False
-    return all(runner.uncertainty <= config.confident for runner in runners)
+    return all(runner.is_settled for runner in runners)
 
 
 def _new_run_id() -> str:

@@ -38,12 +38,14 @@ def _spread(visits: Sequence[Visit]) -> list[str]:
 
 def _uncertainty(visits: Sequence[Visit]) -> list[str]:
     about = uncertainty(_samples(visits), len(visits[0].samples_ms))
+    if about is None:
+        return [f"median of too few visits, {len(visits)}"]
     return [f"median known to {about * 100:.1f} %"] if about > MAX_UNCERTAINTY else []
 
 
 def _drift(visits: Sequence[Visit]) -> list[str]:
     if len(visits) < 2:
-        return ["one visit shows no drift"]
+        return []  # it tells nothing else either
     half = len(visits) // 2
     first, second = (float(np.median(_samples(part))) for part in (visits[:half], visits[half:]))
     if abs(second / first - 1) <= MAX_DRIFT:

@@ -56,6 +56,8 @@ STUDENT = Fraction(1, 4)
 RACE_PEOPLE = (100, 400)
 CALIBRATION_SEED = 21
 FULL = Fraction(1)
+CHANNELS_LAST: Form = "channels-last"
+COMPILED: Form = "compiled"
 
 
 def race_photograph(size: Size) -> UInt8Image:
@@ -165,10 +167,10 @@ def profile_engines(
 def as_row(row: Measurement) -> dict[str, Any]:
     """Return a measurement as `--json` prints it, its figures beside the raw samples."""
     samples = row.samples_ms
-    low, high = median_interval(samples, row.runs_per_visit) if samples else (None, None)
+    interval = median_interval(samples, row.runs_per_visit)
     return asdict(row) | {
         "p50_ms": row.median_ms if samples else None,
-        "p50_interval_ms": [low, high],
+        "p50_interval_ms": interval and list(interval),
         **{f"p{q}_ms": tail(samples, q) for q in TAILS},
         "estimates": [f"p{q}_ms" for q in TAILS if is_estimate(len(samples), q)],
         "variation": variation(samples) if samples else None,
@@ -198,10 +200,11 @@ def show_measurements(rows: Sequence[Measurement]) -> None:
 def figures(row: Measurement) -> list[str]:
     """Return the median, how far it is known, the tails and the variation, as text."""
     samples = row.samples_ms
+    about = uncertainty(samples, row.runs_per_visit)
     tails = {q: tail(samples, q) for q in TAILS}
     return [
         f"{row.median_ms:.1f}",
-        f"{uncertainty(samples, row.runs_per_visit):.1%}",
+        "-" if about is None else f"{about:.1%}",
         *(
             "-" if ms is None else f"{'~' * is_estimate(len(samples), q)}{ms:.1f}"
             for q, ms in tails.items()
@@ -255,10 +258,19 @@ def paper_table(
 def measured_before(
     known: Sequence[Measurement], network: str, size: Size, num_threads: int
 ) -> list[Measurement]:
-    """Return the newest race of a network at a size, if it had as many threads as are asked for."""
+    """Return the newest race of a network at a size, if the same engines would race today.
+
+    With as many threads as are asked for.
+    """
     kept = [row for row in newest(known) if (row.network, row.size) == (network, size)]
     same = all(row.num_threads == (num_threads or num_cores()) for row in kept)
-    return kept if same else []
+    return kept if same and {row.engine for row in kept} == raced_engines() else []
+
+
+def raced_engines() -> set[str]:
+    """Return the names of what `race_family` would race on this machine."""
+    compiled = {f"pytorch-{COMPILED}"} if can_compile() else set()
+    return {"pytorch", f"pytorch-{CHANNELS_LAST}", *compiled, *installed_engines()}
 
 
 def table_of(records: Path, wanted: Sequence[tuple[str, Size]]) -> list[TableRow]:
@@ -307,9 +319,9 @@ def race_family(
     student = student_origin(network)
     files = student_files(student, folder)
     contenders = [eager_contender(full, num_threads), eager_contender(student, num_threads)]
-    contenders.append(formed_contender(full, num_threads, "channels-last"))
+    contenders.append(formed_contender(full, num_threads, CHANNELS_LAST))
     if can_compile():
-        contenders += [formed_contender(each, num_threads, "compiled") for each in (full, student)]
+        contenders += [formed_contender(each, num_threads, COMPILED) for each in (full, student)]
     for engine in installed_engines():
         contenders += [engine_contender(path, store, num_threads, engine=engine) for path in files]
     config = RaceConfig(num_threads=num_threads, budget_s=seconds)

@@ -125,8 +125,8 @@ def test_few_rounds_when_the_budget_is_small(photograph):
 def test_no_more_rounds_once_the_medians_are_known(photograph):
     steady = contender("steady", partial(fake_engines.FakeEngine, 0.02))
     config = replace(FAST, budget_s=60, max_rounds=200, visit_s=0.0, confident=0.5)
-    (row,) = race([steady], photograph, replace(config, confident_rounds=5))
-    assert len(row.samples_ms) == 5
+    (row,) = race([steady], photograph, replace(config, confident_rounds=8))
+    assert len(row.samples_ms) == 8
     (row,) = race([steady], photograph, replace(config, confident=0.0, max_rounds=7))
     assert len(row.samples_ms) == 7
 

@@ -87,9 +87,12 @@ def test_the_teacher_in_channels_last_is_a_second_measure():
 
 
 def test_a_row_says_how_far_its_time_is_known():
-    (row,) = table_rows([measured("csrnet", "1/4", "onnxruntime", 100.0, num_samples=11)])
-    assert 0.02 < row.cpu_uncertainty < 0.1
+    one = replace(measured("csrnet", "1/4", "onnxruntime", 100.0, num_samples=11), runs_per_visit=1)
+    (row,) = table_rows([one])  # 90, 92 ... 110
+    assert row.cpu_uncertainty == pytest.approx((108 - 92) / 2 / 100)
     assert row.as_record()["cpu_uncertainty"] == row.cpu_uncertainty
+    (row,) = table_rows([replace(one, samples_ms=one.samples_ms[:5])])
+    assert row.cpu_uncertainty is None
 
 
 def on_gpu(width, engine, form, compute_ms, **changes):

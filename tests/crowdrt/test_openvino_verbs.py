@@ -73,6 +73,7 @@ def test_a_table_races_what_is_installed(tiny, tmp_path, monkeypatch):
         ("openvino", "int8"),
     ]
     assert len({contender.name for contender in raced}) == len(raced)
+    assert {contender.engine for contender in raced} == measuring.raced_engines()
     assert engine_label("openvino") == "OpenVINO"
     raced.clear()
     monkeypatch.setattr(measuring, "can_compile", lambda: False)
