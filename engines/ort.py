@@ -21,6 +21,7 @@ from crowdrt.engines.rewrites.unsigned import unsigned_activations
 from crowdrt.errors import EngineError
 from crowdrt.lazy import require
 from crowdrt.onnx_file import read_onnx, stored_info
+from crowdrt.onnx_graph import name_of
 
 # Threads spin between the operators of a run, and stop when it ends: left spinning they take
 # the cores from whatever runs next, another contender of a benchmark for one.
@@ -64,6 +65,8 @@ class OrtEngine:
             graph = read_graph(model)
             config = session_config(graph) if config is None else config
             content = for_cpu(model, graph) if optimise else model
+        if optimise and profile is not None:
+            content = with_names(content)
         self.config = dict(config)
         options = session_options(ort, num_threads, self.config, optimise=optimise)
         options.enable_mem_pattern = not lean
@@ -114,6 +117,14 @@ def profiled(options: Any, folder: Path | None, model: Path | bytes | None) -> P
         return model
     options.optimized_model_filepath = str(folder / "graph.onnx")
     return folder / "graph.onnx"
+
+
+def with_names(model: Path | bytes) -> bytes:
+    """Return the graph with a name for every node, by which the profile tells of it."""
+    graph = read_graph(model)
+    for node in graph.graph.node:
+        node.name = name_of(node)
+    return graph.SerializeToString()
 
 
 def read_graph(model: Path | bytes) -> onnx.ModelProto:

@@ -90,12 +90,21 @@ def split_runs(events: Sequence[Event]) -> tuple[dict[str, Event], Runs]:
 
 
 def node_of(event: Event, graph: onnx.GraphProto) -> onnx.NodeProto | None:
-    """Return the node of an event, by its place in the graph; None if another kind stands there."""
-    place = int(event["args"].get("node_index", -1))
+    """Return the node of an event: the only one of its name and kind, else the one at its place.
+
+    A place holds where a graph runs as it is written. A graph that is optimised at each start is
+    told of by the places that its nodes had before some were fused or moved.
+    """
+    facts, said = event["args"], str(event["name"]).removesuffix(ENDING)
+    kind = facts.get("op_name")
+    called = [node for node in graph.node if (node.name, node.op_type) == (said, kind)]
+    if len(called) == 1:
+        return called[0]
+    place = int(facts.get("node_index", -1))
     if not 0 <= place < len(graph.node):
         return None
     node = graph.node[place]
-    return node if node.op_type == event["args"].get("op_name") else None
+    return node if node.op_type == kind and node.name in ("", said) else None
 
 
 def layer_from(

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shutil
 
 import numpy as np
 import onnx
@@ -11,7 +12,13 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from crowdrt.engines.layers.layer import EngineLayer, is_product
-from crowdrt.engines.layers.ort_events import ort_layers, read_events, split_runs, stored_bytes
+from crowdrt.engines.layers.ort_events import (
+    node_of,
+    ort_layers,
+    read_events,
+    split_runs,
+    stored_bytes,
+)
 from crowdrt.engines.layers.ov_counters import single_runs_ms
 from crowdrt.engines.layers.profilers import open_profiler
 from crowdrt.engines.layers.tracing import OnnxFile, may_be, plain_name
@@ -83,6 +90,46 @@ def test_without_the_file_names_come_from_the_runtime(runtime, profiled):
     assert not any("_nchwc" in layer.name or layer.name.endswith("Biases") for layer in layers)
     assert layers[0].macs == 16 * 3 * 9 * SIZE[0] * SIZE[1]
     assert all(layer.nodes == () for layer in layers)
+
+
+@pytest.mark.parametrize("file", [True, False], ids=["with the file", "without"])
+def test_an_engine_that_is_optimised_at_each_start_has_the_same_layers(
+    file, profiled, tmp_path, monkeypatch
+):
+    def told() -> list[tuple[str, tuple[object, ...]]]:
+        layers = profiled("onnxruntime", file=file)
+        names = [each.name if file or is_product(each.kind) else "" for each in layers]
+        facts = [(each.kind, each.nodes, each.macs, each.num_bytes) for each in layers]
+        return list(zip(names, facts, strict=True))
+
+    expected = told()
+    monkeypatch.setattr("crowdrt.engines.ort._write", lambda *_: "it answers differently")
+    shutil.rmtree(tmp_path / "store")
+    shutil.rmtree(tmp_path / "events")
+    assert told() == expected
+    (built,) = (tmp_path / "store").glob("*/engine.json")
+    assert json.loads(built.read_text())["optimised"] is False
+
+
+def test_a_node_is_found_by_name_where_places_are_others():
+    nodes = [
+        helper.make_node("Relu", ["a"], ["b"], name="first"),
+        helper.make_node("Relu", ["b"], ["c"], name="second"),
+        helper.make_node("Relu", ["c"], ["d"]),
+        helper.make_node("Relu", ["d"], ["e"], name="twice"),
+        helper.make_node("Relu", ["e"], ["f"], name="twice"),
+    ]
+    graph = helper.make_graph(nodes, "g", [], [])
+
+    def found(name: str, place: int, kind: str = "Relu") -> str | None:
+        facts = {"op_name": kind, "node_index": str(place)}
+        node = node_of({"name": f"{name}_kernel_time", "args": facts}, graph)
+        return node and node.output[0]
+
+    assert (found("second", 0), found("second", 70)) == ("c", "c")
+    assert (found("Relu_2", 2), found("Relu_0", 0)) == ("d", None)  # nobody's; another's place
+    assert (found("twice", 4), found("twice", 70)) == ("f", None)
+    assert found("second", 1, "Clip") is None
 
 
 @pytest.mark.parametrize(
