@@ -16,6 +16,7 @@ from onnx import TensorProto, helper
 
 from crowdrt.engines import ov as ov_module
 from crowdrt.engines.base import open_engine
+from crowdrt.engines.machine import num_cores
 from crowdrt.engines.ort import OrtEngine
 from crowdrt.engines.ov import OpenVinoEngine
 from crowdrt.engines.store import KINDS, MANIFEST, EngineStore
@@ -90,7 +91,23 @@ def test_the_network_of_another_tool(graph_maker, pixels):
     assert engine.run({"image": pixels[:, :, :33]})["density"].shape[2:] == (4, 8)
 
 
-def test_a_failing_run_is_an_engine_error(adding):
+def test_a_failing_run_is_an_engine_error(adding, monkeypatch):
+    class Failing:
+        def infer(self, _feeds):
+            raise RuntimeError("no memory")
+
+    engine = OpenVinoEngine(adding)
+    feeds = {"a": np.ones(3, np.float32), "b": np.ones(1, np.float32)}
+    with monkeypatch.context() as patched:
+        patched.setattr(engine, "_request", Failing())
+        with pytest.raises(EngineError, match=r"failed on .*'b': \(1,\)\}: no memory") as caught:
+            engine.run(feeds)
+    assert "smaller" in caught.value.fix
+    assert engine.run(feeds)["sum"][2] == 2
+
+
+@pytest.mark.skipif(num_cores() < 2, reason="with one thread OpenVINO never says what cannot fit")
+def test_shapes_that_do_not_fit_are_an_engine_error(adding):
     engine = OpenVinoEngine(adding)
     assert engine.run({"a": np.ones(3, np.float32), "b": np.ones(1, np.float32)})["sum"][2] == 2
     with pytest.raises(EngineError, match=r"failed on \{'a': \(3,\), 'b': \(4,\)\}"):
@@ -152,6 +169,7 @@ import sys
 from pathlib import Path
 import numpy as np
 from crowdrt.engines.base import open_engine
+from crowdrt.engines.machine import num_cores
 engine = open_engine(Path(sys.argv[1]))
 engine.run({"image": np.zeros((1, 3, 40, 64), np.uint8)})
 print("openvino" in sys.modules, [m for m in sys.modules if m.startswith("openvino_telemetry.")])
