@@ -214,7 +214,7 @@ def test_both_engines_of_a_file_lie_side_by_side(store, tiny_onnx):
     engine = open_engine(first.path)
     assert engine.compiled.get_property("INFERENCE_NUM_THREADS") == 1
     more = open_engine(first.path, num_threads=2)
-    assert more.compiled.get_property("INFERENCE_NUM_THREADS") == min(2, os.cpu_count())
+    assert more.compiled.get_property("INFERENCE_NUM_THREADS") == min(2, num_cores())
 
 
 def edit_manifest(folder: Path, edit) -> None:
