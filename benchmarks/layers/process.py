@@ -42,7 +42,7 @@ def in_own_process(
     try:
         with tempfile.TemporaryDirectory(prefix="crowdrt-layers-") as name:
             folder = Path(name)
-            (folder / ORDER).write_text(json.dumps(order))
+            (folder / ORDER).write_text(json.dumps({**order, "parent": os.getpid()}))
             if image is not None:
                 np.save(folder / IMAGE, image)
             return asked(folder, num_threads)
@@ -52,9 +52,21 @@ def in_own_process(
 
 def asked(folder: Path, num_threads: int) -> dict[str, Any]:
     """Run the worker on a folder and read its answer."""
+    code = run_worker(folder, num_threads)
+    try:
+        found: dict[str, Any] = json.loads((folder / ANSWER).read_text())
+    except (FileNotFoundError, ValueError) as error:
+        raise failed(f"its process ended with exit code {code}") from error
+    if "problem" in found:
+        raise BenchmarkError(found["problem"], fix=found["fix"])
+    return found
+
+
+def run_worker(folder: Path, num_threads: int) -> int:
+    """Let a process of its own work on a folder; return its exit code."""
     threads = dict.fromkeys(THREAD_VARIABLES, str(num_threads))
     try:
-        ended = subprocess.run(
+        return subprocess.run(
             [sys.executable, "-m", "crowdrt.benchmarks.layers", str(folder)],
             env={**os.environ, **threads},
             stdin=subprocess.DEVNULL,
@@ -62,15 +74,11 @@ def asked(folder: Path, num_threads: int) -> dict[str, Any]:
             start_new_session=True,  # Ctrl-C reaches us alone, and we end it
             timeout=TIMEOUT_S,
             check=False,
-        )
-        found: dict[str, Any] = json.loads((folder / ANSWER).read_text())
+        ).returncode
     except subprocess.TimeoutExpired as error:
         raise failed(f"no answer within {TIMEOUT_S:g} s") from error
-    except (FileNotFoundError, ValueError) as error:
-        raise failed(f"its process ended with exit code {ended.returncode}") from error
-    if "problem" in found:
-        raise BenchmarkError(found["problem"], fix=found["fix"])
-    return found
+    except OSError as error:
+        raise failed(f"no process of its own could be started: {error}") from error
 
 
 def failed(reason: str) -> BenchmarkError:

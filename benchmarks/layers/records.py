@@ -11,7 +11,7 @@ from crowdrt.benchmarks.lines import append_lines, parsed_lines
 from crowdrt.benchmarks.timing.verdict import MAX_OTHERS
 from crowdrt.contracts import Size
 from crowdrt.engines.layers.layer import EngineLayer
-from crowdrt.engines.layers.roofline import Peaks, least_time
+from crowdrt.engines.layers.roofline import Peaks, standing
 from crowdrt.errors import BenchmarkError, EngineError
 
 SCHEMA = 1  # raise it when a field changes its meaning or goes
@@ -62,6 +62,16 @@ class LayerProfile:
         """The peaks, as the roofline takes them."""
         return Peaks.from_json(self.peaks, fix="profile again: crowdrt profile ENGINE --layers")
 
+    @property
+    def peaks_by(self) -> dict[str, str]:
+        """Precision -> the runtime whose products were the fastest."""
+        how = self.peaks.get("how", {})
+        return {
+            precision: str(how[precision]["runtime"])
+            for precision in self.limits.operations_per_s
+            if precision in how
+        }
+
 
 @dataclass(frozen=True, kw_only=True)
 class LayerCost:
@@ -85,15 +95,15 @@ def layer_costs(profile: LayerProfile) -> list[LayerCost]:
 def layer_cost(layer: EngineLayer, total_ms: float, peaks: Peaks) -> LayerCost:
     """Return one row of `layer_costs`."""
     spent = layer.ms
-    least, bound_by = least_time(layer, peaks)
+    stands = standing(layer, spent, total_ms, peaks)
     return LayerCost(
         layer=layer,
         ms=spent,
-        share=spent / total_ms if total_ms else 0.0,
+        share=stands.share or 0.0,
         macs_per_s=layer.macs / spent * 1000 if layer.macs and spent else None,
-        least_ms=least,
-        bound_by=bound_by,
-        roofline=least / spent if least is not None and spent else None,
+        least_ms=stands.least_ms,
+        bound_by=stands.bound_by,
+        roofline=stands.roofline,
     )
 
 
@@ -129,10 +139,23 @@ def parse_profile(line: str, source: str) -> LayerProfile:
         layers = tuple(map(EngineLayer.from_json, fields.pop("layers")))
         fields |= {key: tuple(map(float, fields[key])) for key in ("whole_ms", "profiled_ms")}
         profile = LayerProfile(size=(int(height), int(width)), layers=layers, **fields)
-        layer_costs(profile)
+        check_profile(profile)
     except (ValueError, TypeError, KeyError, AttributeError, EngineError) as error:
         raise BenchmarkError(
             f"{source}: not a whole profile of layers ({type(error).__name__}: {error})",
             fix="delete that line, and profile again: crowdrt profile ENGINE --layers",
         ) from error
     return profile
+
+
+def check_profile(profile: LayerProfile) -> None:
+    """Work out everything that tables and pages show of a profile, so that it fails here.
+
+    Raises:
+        EngineError: its peaks are none.
+        ValueError, TypeError, KeyError, AttributeError: something else is not what it should be.
+    """
+    names = (profile.name, profile.engine, profile.precision, profile.verdict)
+    if not all(isinstance(name, str) for name in names):
+        raise TypeError("name, engine, precision and verdict are texts")
+    _ = layer_costs(profile), profile.unexplained_ms, profile.doubt, profile.peaks_by

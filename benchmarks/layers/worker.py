@@ -9,7 +9,7 @@ import os
 import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,15 +30,22 @@ from crowdrt.errors import CrowdRTError
 from crowdrt.manifest import write_json
 from crowdrt.onnx_file import read_onnx
 
+MAX_BURST = 250  # runs per visit
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """How often an engine runs; each time once with and once without its profiler."""
+    """How often an engine runs: a visit without its profiler, then a run with it, and again.
+
+    A visit is a burst of runs: the system counts what others use in ticks of 10 ms, by which a
+    single short run cannot be judged.
+    """
 
     num_warmup: int = 3
     min_runs: int = 5
     max_runs: int = 25
     seconds: float = 10.0  # after which no more begin than `min_runs`
+    visit_s: float = 0.25
 
 
 def answer(folder: Path) -> None:
@@ -46,7 +53,6 @@ def answer(folder: Path) -> None:
 
     The process that gave the order removes the folder. Where that one was killed, we do.
     """
-    parent = os.getppid()
     order = json.loads((folder / ORDER).read_text())
     try:
         if "engine" in order:
@@ -62,7 +68,7 @@ def answer(folder: Path) -> None:
             "fix": "see whether the engine runs at all: crowdrt count ENGINE IMAGE",
         }
     write_json(folder / ANSWER, found)
-    if os.getppid() != parent:
+    if os.getppid() != order["parent"]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -77,40 +83,52 @@ def profile(order: Mapping[str, Any], image: UInt8Image, folder: Path) -> dict[s
     height, width = image.shape[1:]
     file = OnnxFile(read_onnx(Path(order["onnx"])), (height, width)) if order["onnx"] else None
     return {
-        "whole_ms": [visit.samples_ms[0] for visit in visits],
+        "whole_ms": [sample for visit in visits for sample in visit.samples_ms],
         "profiled_ms": profiled_ms,
         "verdict": judge(visits, num_threads=num_threads),
-        "layers": [asdict(layer) for layer in profiler.layers(file, config.num_warmup)],
+        "layers": [layer.to_json() for layer in profiler.layers(file, config.num_warmup)],
     }
 
 
 def take_turns(
     plain: Engine, profiler: Profiler, feeds: Feeds, config: RunConfig
 ) -> tuple[list[Visit], list[float]]:
-    """Return a visit per run without the profiler, and the milliseconds of those with it."""
-    for _ in range(config.num_warmup):
-        plain.run(feeds)
-        profiler.run(feeds)
+    """Return the visits without the profiler, and the milliseconds of a run with it after each."""
+    run_s = min(warm_up(plain, profiler, feeds, config.num_warmup))
+    num_runs = max(1, min(MAX_BURST, int(config.visit_s / run_s)))
     visits: list[Visit] = []
     profiled_ms: list[float] = []
     start = time.perf_counter()
     while len(visits) < config.max_runs:
         if len(visits) >= config.min_runs and time.perf_counter() - start > config.seconds:
             break
-        visits.append(timed(plain, feeds))
+        visits.append(timed(plain, feeds, num_runs))
         before = time.perf_counter_ns()
         profiler.run(feeds)
         profiled_ms.append((time.perf_counter_ns() - before) / 1e6)
     return visits, profiled_ms
 
 
-def timed(engine: Engine, feeds: Feeds) -> Visit:
-    """Run an engine once, and see what else the machine did meanwhile."""
+def warm_up(plain: Engine, profiler: Profiler, feeds: Feeds, num_runs: int) -> list[float]:
+    """Run both as often as is asked for; return the seconds of the runs without the profiler."""
+    found = []
+    for _ in range(num_runs):
+        found.append(timed(plain, feeds, 1).wall_s)
+        profiler.run(feeds)
+    return found
+
+
+def timed(engine: Engine, feeds: Feeds, num_runs: int) -> Visit:
+    """Run an engine some times, and see what else the machine did meanwhile."""
+    samples_ms = []
     wall, cpu, busy = time.perf_counter(), time.process_time(), machine_busy_s()
-    engine.run(feeds)
+    for _ in range(num_runs):
+        before = time.perf_counter_ns()
+        engine.run(feeds)
+        samples_ms.append((time.perf_counter_ns() - before) / 1e6)
     wall_s, busy_after = time.perf_counter() - wall, machine_busy_s()
     return Visit(
-        samples_ms=(wall_s * 1000,),
+        samples_ms=tuple(samples_ms),
         wall_s=wall_s,
         cpu_s=time.process_time() - cpu,
         busy_s=None if busy is None or busy_after is None else busy_after - busy,

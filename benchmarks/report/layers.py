@@ -235,8 +235,11 @@ def layers_caption(profiles: Sequence[LayerProfile]) -> str:
         for profile in profiles
     ]
     places = "From top to bottom of a row: " if len(profiles) > 1 else ""
-    runs = len(profiles[0].whole_ms)
-    return f"{places}{'; '.join(said)}. Medians of {runs} runs; colour: what a layer runs in."
+    whole, watched = (len(each) for each in (profiles[0].whole_ms, profiles[0].profiled_ms))
+    return (
+        f"{places}{'; '.join(said)}. Medians of {whole} runs, and of {watched} with the profiler; "
+        "colour: what a layer runs in."
+    )
 
 
 def in_a_word(verdict: str) -> str:
@@ -246,13 +249,8 @@ def in_a_word(verdict: str) -> str:
 
 def roofline_caption(profiles: Sequence[LayerProfile]) -> str:
     """Return what the roofs are and what is not shown."""
-    peaks = profiles[0].peaks
-    how = peaks.get("how", {})
-    by = ", ".join(
-        f"{precision.upper()} by {said['runtime']}"
-        for precision, said in how.items()
-        if precision != "copy"
-    )
+    runtimes = profiles[0].peaks_by
+    by = ", ".join(f"{precision.upper()} by {name}" for precision, name in runtimes.items())
     doubt = f" ({profiles[0].doubt}: they may be higher)" if profiles[0].doubt else ""
     return (
         "A dot per layer that multiplies, its area the share of the time. Roofs: the best of "

@@ -226,7 +226,8 @@ def notes(profile: LayerProfile, costs: Sequence[LayerCost]) -> list[str]:
     lines = [
         f"{profile.name} at {size_label(profile.size)}, {threads}: a whole run takes "
         f"{whole:.2f} ms without the profiler, {beyond}",
-        f"medians of {len(profile.whole_ms)} runs: {profile.verdict}",
+        f"medians of {len(profile.whole_ms)} runs, and of {len(profile.profiled_ms)} with the "
+        f"profiler: {profile.verdict}",
         peaks_note(profile),
     ]
     if any((cost.roofline or 0) > 1 for cost in costs):
@@ -236,11 +237,10 @@ def notes(profile: LayerProfile, costs: Sequence[LayerCost]) -> list[str]:
 
 def peaks_note(profile: LayerProfile) -> str:
     """Return what this machine was measured to do at most."""
-    limits, how = profile.limits, profile.peaks.get("how", {})
+    limits = profile.limits
     rates = [
-        f"{precision.upper()} {significant(rate / 1e9)} GOP/s ({how[precision]['runtime']})"
-        for precision, rate in limits.operations_per_s.items()
-        if precision in how
+        f"{precision.upper()} {significant(limits.operations_per_s[precision] / 1e9)} GOP/s ({by})"
+        for precision, by in profile.peaks_by.items()
     ]
     doubt = f", and may be higher: {profile.doubt}" if profile.doubt else ""
     return (

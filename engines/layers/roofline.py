@@ -6,7 +6,7 @@ take at the memory's rate, and as its operations take at the rate of the unit th
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 from crowdrt.errors import EngineError
 
@@ -26,6 +26,15 @@ class Cost(Protocol):
     def num_bytes(self) -> int | None: ...  # noqa: D102
 
 
+class Standing(NamedTuple):
+    """How a layer's time stands to that of all, and to the least that it could take."""
+
+    share: float | None  # of the whole time
+    least_ms: float | None
+    bound_by: str | None  # bytes, operations
+    roofline: float | None  # least_ms / spent: 1 is perfect
+
+
 @dataclass(frozen=True, kw_only=True)
 class Peaks:
     """What one GPU, or some threads of a CPU, were measured to do at most."""
@@ -43,17 +52,31 @@ class Peaks:
         """
         try:
             device = next(key for key in DEVICES if key in document)
-            return cls(
+            found = cls(
                 device=str(document[device]),
                 bytes_per_s=float(document["bytes_per_s"]),
                 operations_per_s={
                     str(name): float(rate) for name, rate in document["operations_per_s"].items()
                 },
             )
+            if not all(rate > 0 for rate in (found.bytes_per_s, *found.operations_per_s.values())):
+                raise ValueError("a rate is not above 0")
         except (KeyError, TypeError, ValueError, AttributeError, StopIteration) as error:
             raise EngineError(
                 f"the record of this machine's peaks cannot be read: {error!r}", fix=fix
             ) from error
+        return found
+
+
+def standing(layer: Cost, spent_ms: float | None, total_ms: float, peaks: Peaks | None) -> Standing:
+    """Return what follows from a layer's time; what that needs and nobody knows makes it None."""
+    least, bound_by = least_time(layer, peaks)
+    return Standing(
+        share=spent_ms / total_ms if spent_ms is not None and total_ms else None,
+        least_ms=least,
+        bound_by=bound_by,
+        roofline=least / spent_ms if least is not None and spent_ms else None,
+    )
 
 
 def least_time(layer: Cost, peaks: Peaks | None) -> tuple[float | None, str | None]:

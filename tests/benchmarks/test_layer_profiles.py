@@ -3,6 +3,7 @@
 import json
 import subprocess
 import tempfile
+import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -53,6 +54,13 @@ def test_a_profile_comes_back_from_its_file(tmp_path):
         lambda fields: fields.update(schema=2),
         lambda fields: fields.update(size=[1]),
         lambda fields: fields["layers"][0].update(samples_ms=[]),
+        lambda fields: fields["peaks"].update(bytes_per_s=0),
+        lambda fields: fields["peaks"]["operations_per_s"].update(int8=-1e9),
+        lambda fields: fields["peaks"].update(how={"fp32": {}}),
+        lambda fields: fields["peaks"].update(how=["fp32"]),
+        lambda fields: fields["peaks"].update(others="x"),
+        lambda fields: fields.update(whole_ms=[]),
+        lambda fields: fields.update(verdict=None),
     ],
 )
 def test_a_damaged_line_is_named_with_its_number(spoil, tmp_path):
@@ -151,6 +159,8 @@ def test_a_failure_is_told_and_leaves_nothing(tmp_path, monkeypatch):
     [
         (subprocess.TimeoutExpired("python", 1), "no answer within"),
         (subprocess.CompletedProcess("python", -9), "exit code -9"),
+        (FileNotFoundError("no python"), "could be started: no python"),
+        (BlockingIOError("too many processes"), "could be started: too many"),
     ],
 )
 def test_a_process_that_dies_or_hangs_is_told(end, reason, tmp_path, monkeypatch):
@@ -171,9 +181,9 @@ def test_a_process_that_dies_or_hangs_is_told(end, reason, tmp_path, monkeypatch
 def test_an_orphan_tidies_up(killed, tmp_path, monkeypatch):
     folder = tmp_path / "order"
     folder.mkdir()
-    (folder / "order.json").write_text(json.dumps({"num_threads": 1, "config": {"sides": []}}))
-    parents = iter([100, 1 if killed else 100])
-    monkeypatch.setattr(worker.os, "getppid", lambda: next(parents))
+    order = {"num_threads": 1, "config": {"sides": []}, "parent": 100}
+    (folder / "order.json").write_text(json.dumps(order))
+    monkeypatch.setattr(worker.os, "getppid", lambda: 1 if killed else 100)
     monkeypatch.setattr(worker, "measure_peaks", lambda *_: {"cpu": "A"})
     answer(folder)
     assert folder.exists() is not killed
@@ -192,10 +202,23 @@ def test_runs_with_and_without_the_profiler_take_turns():
         def run(self, _feeds):
             ran.append("watched")
 
-    config = RunConfig(num_warmup=2, min_runs=3, max_runs=9, seconds=0.0)
+    config = RunConfig(num_warmup=2, min_runs=3, max_runs=9, seconds=0.0, visit_s=0.0)
     visits, profiled_ms = take_turns(Plain(), Watched(), {}, config)
     assert ran == ["plain", "watched"] * 5
     assert len(visits) == len(profiled_ms) == 3
+
+
+def test_an_engine_of_milliseconds_runs_often_enough_for_the_systems_ticks():
+    class Engine:
+        def run(self, _feeds):
+            time.sleep(0.004)
+
+    config = RunConfig(num_warmup=3, min_runs=2, seconds=0.0, visit_s=0.2)
+    visits, profiled_ms = take_turns(Engine(), Engine(), {}, config)
+    assert (len(visits), len(profiled_ms)) == (2, 2)
+    for visit in visits:
+        assert len(visit.samples_ms) > 5
+        assert 0.04 < visit.wall_s / 2 < sum(visit.samples_ms) / 1000 <= visit.wall_s
 
 
 def test_the_copy_is_larger_than_every_cache(tmp_path):

@@ -171,6 +171,7 @@ def quick_race(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("run", "measuring"):
         monkeypatch.setattr(f"crowdrt.pipeline.{module}.RaceConfig", quick)
     profiling = "crowdrt.pipeline.profiling"
-    monkeypatch.setattr(f"{profiling}.RunConfig", lambda **_: RunConfig(min_runs=2, max_runs=2))
+    runs = RunConfig(min_runs=2, max_runs=2, visit_s=0.0)
+    monkeypatch.setattr(f"{profiling}.RunConfig", lambda **_: runs)
     peaks = PeakConfig(sides=(64,), seconds=0.0, copy_bytes=2**20)
     monkeypatch.setattr(f"{profiling}.PeakConfig", lambda: peaks)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from crowdrt.engines.layers.roofline import Peaks, least_time
+from crowdrt.engines.layers.roofline import Peaks, standing
 from crowdrt.engines.trt.layers.inspector import Inspection, Layer
 
 
@@ -45,7 +45,7 @@ def layer_row(
 ) -> LayerRow:
     """Return one row of `layer_rows`."""
     spent = times_ms.get(layer.name)
-    least, bound_by = (None, None) if layer.kind == "NoOp" else least_time(layer, peaks)
+    stands = standing(layer, spent, total_ms, None if layer.kind == "NoOp" else peaks)
     return LayerRow(
         name=layer.name,
         kind=layer.kind,
@@ -57,8 +57,5 @@ def layer_row(
         macs=layer.macs,
         num_bytes=layer.num_bytes,
         ms=spent,
-        share=spent / total_ms if spent is not None and total_ms else None,
-        least_ms=least,
-        bound_by=bound_by,
-        roofline=least / spent if least is not None and spent else None,
+        **stands._asdict(),
     )
