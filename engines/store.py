@@ -176,7 +176,7 @@ def engine_identity(onnx_path: Path, engine: str, options: int | PlanOptions) ->
     return {
         "onnx_sha256": content_sha256(onnx_path),
         "engine": engine,
-        "engine_version": _runtime_version(engine),
+        "engine_version": runtime_version(engine),
         "machine": KINDS[engine].machine(),
         "options": {"num_threads": options} if isinstance(options, int) else options.identity(),
         "crowdrt": __version__,
@@ -191,7 +191,8 @@ def content_sha256(onnx_path: Path) -> str:
     return fingerprint({"files": digests}) if others else digests[0]
 
 
-def _runtime_version(engine: str) -> str:
+def runtime_version(engine: str) -> str:
+    """Return the version of an installed runtime, whatever its distribution is called."""
     # asked of the package's metadata, since importing it takes longer than a hit should
     with contextlib.suppress(metadata.PackageNotFoundError):
         return metadata.version(engine)
@@ -344,7 +345,7 @@ def read_built(path: Path) -> StoredEngine:
 
 def _here(engine: str, path: Path) -> dict[str, Any]:
     try:
-        return {engine: _runtime_version(engine), **KINDS[engine].machine()}
+        return {engine: runtime_version(engine), **KINDS[engine].machine()}
     except MissingDependencyError as error:
         raise EngineError(f"{path} cannot run here: {error.problem}", fix=error.fix) from error
 

@@ -92,7 +92,7 @@ def test_the_key_follows_everything_that_decides_the_engine(
     ]
     monkeypatch.setattr(store_module, "machine_identity", lambda: {"cpu": "another"})
     keys.append(engines.build(tiny_onnx).key)
-    monkeypatch.setattr(store_module, "_runtime_version", lambda _: "9.9")
+    monkeypatch.setattr(store_module, "runtime_version", lambda _: "9.9")
     keys.append(engines.build(tiny_onnx).key)
     assert len(set(keys)) == 5
     renamed = tiny_onnx.rename(tmp_path / "renamed.onnx")
