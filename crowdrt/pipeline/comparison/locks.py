@@ -5,6 +5,7 @@ import fcntl
 from collections.abc import Iterator
 from pathlib import Path
 
+from crowdrt.errors import CrowdRTError
 from crowdrt.manifest import cannot_write
 
 
@@ -28,5 +29,10 @@ def lock(path: Path, *, wait: bool = False) -> Iterator[bool]:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             yield False
+        except OSError as error:  # such as ENOLCK, of some network drives
+            raise CrowdRTError(
+                f"{path} cannot be locked: {error.strerror or error}",
+                fix=f"choose a folder on a disk that has locks; see: df -T '{path.parent}'",
+            ) from error
         else:
             yield True
