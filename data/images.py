@@ -217,8 +217,13 @@ def images_in(folder: Path) -> list[Path]:
         if not folder.is_dir():
             what = "is not a folder" if folder.exists() else "does not exist"
             raise DataError(f"{folder} {what}", fix="name a folder that holds photographs")
-        named = [path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES]
-        return sorted((p for p in named if p.name[0] != "." and not p.is_dir()), key=natural_order)
+        named = [path for path in folder.iterdir() if is_image(path.name)]
+        return sorted((path for path in named if not path.is_dir()), key=natural_order)
+
+
+def is_image(name: str) -> bool:
+    """Say whether a file's name is that of an image; hidden files are no images."""
+    return name[:1] != "." and name.lower().endswith(SUFFIXES)
 
 
 def natural_order(path: Path) -> tuple[list[str | int], str]:

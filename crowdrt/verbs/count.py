@@ -27,6 +27,10 @@ Workers = Annotated[
 Batch = Annotated[
     int | None, typer.Option(min=1, help="With -o: photographs of one size at once; default 1.")
 ]
+Timeout = Annotated[
+    float | None,
+    typer.Option(help="With -o: seconds that one photograph may take; default 600."),
+]
 Strips = Annotated[
     int | None,
     typer.Option(min=1, help="With -o: strips of equal height that are counted; default 8."),
@@ -74,6 +78,7 @@ def count(
     workers: Workers = None,
     batch: Batch = None,
     strips: Strips = None,
+    timeout: Timeout = None,
     store: Store = None,
     threads: Threads = 0,
     as_json: AsJson = False,
@@ -83,7 +88,9 @@ def count(
     from crowdrt.pipeline.tiling import Limits
 
     limits = Limits.parse(max_memory=max_memory, tile_rows=tile_rows)
-    scale = Scale(out=out, cluster=cluster, workers=workers, batch=batch, strips=strips)
+    scale = Scale(
+        out=out, cluster=cluster, workers=workers, batch=batch, strips=strips, timeout=timeout
+    )
     scale.check(alone={"--overlay": overlay, "--against": against})
     if out is not None:
         common = {"store": store, "tiles": tiles, "limits": limits, "num_threads": threads}
@@ -114,6 +121,7 @@ class Scale:
     workers: int | None
     batch: int | None
     strips: int | None
+    timeout: float | None
 
     def check(self, *, alone: Mapping[str, object]) -> None:
         """Refuse these options without a folder, and those that go `alone` with one.
@@ -148,13 +156,17 @@ def count_into(
 ) -> None:
     """Count into a folder; `common` are the settings of every way to count."""
     from crowdrt.data.tiles import check_mode
-    from crowdrt.pipeline.scale.counting import NUM_STRIPS, Settings
+    from crowdrt.pipeline.scale.counting import NUM_STRIPS, TIMEOUT_S, Settings
     from crowdrt.pipeline.scale.run import check_tally, count_at_scale
 
     common["tiles"] = common["tiles"] and check_mode(common["tiles"])
     common["num_threads"] = common["num_threads"] or 1
     settings = Settings(
-        engine=engine, batch=scale.batch or 1, num_strips=scale.strips or NUM_STRIPS, **common
+        engine=engine,
+        batch=scale.batch or 1,
+        num_strips=scale.strips or NUM_STRIPS,
+        timeout_s=TIMEOUT_S if scale.timeout is None else scale.timeout,
+        **common,
     )
     tally = count_at_scale(images, out, settings, cluster=scale.cluster, workers=scale.workers or 0)
     if as_json:

@@ -3,15 +3,20 @@
 import shutil
 import socket
 import time
+from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow.parquet as pq
 import pytest
 from clusters import actors, kill_actor, ray_cluster
 
 from crowdrt.errors import EngineError
+from crowdrt.manifest import cannot_write
 from crowdrt.pipeline.scale import cluster as clusters
 from crowdrt.pipeline.scale import run as runs
+from crowdrt.pipeline.scale import shards
 from crowdrt.pipeline.scale.counting import Counter, Settings
+from crowdrt.pipeline.scale.crew import Failed, Lost
 from crowdrt.pipeline.scale.listing import list_photographs
 from crowdrt.pipeline.scale.parcel import Parcel, parcel_of
 from crowdrt.pipeline.scale.run import count_at_scale
@@ -42,10 +47,9 @@ def test_a_node_counts_what_one_process_counts_though_its_actor_is_killed(
             killed.append(kill_actor(0))
 
     monkeypatch.setattr(runs, "write_shard", write_and_kill)
+    monkeypatch.setattr(shards, "MAX_ROWS", 3)
     with ray_cluster(num_cpus=1) as cluster:
-        tally = count_at_scale(
-            [str(photos)], tmp_path / "out", settings, cluster=cluster.address, num_rows=3
-        )
+        tally = count_at_scale([str(photos)], tmp_path / "out", settings, cluster=cluster.address)
     assert killed
     assert not actors()
     assert (tally.num_counted, tally.num_errors) == (12, 1)
@@ -103,6 +107,41 @@ def test_an_engine_folder_arrives_whole(tiny, own_store):
     assert place.name == built.name
     here, there = Counter(Settings(engine=built)), Counter(Settings(engine=place))
     assert here.identity == there.identity
+
+
+@pytest.mark.parametrize(
+    ("error", "event"),
+    [
+        (EngineError("the run has another version", fix="install it"), Failed),
+        (cannot_write(Path("engine.onnx"), OSError(28, "No space left on device")), Lost),
+        (MemoryError("no room"), Lost),
+    ],
+)
+def test_only_what_is_the_same_everywhere_ends_the_run(tiny, error, event):
+    class TaskError(Exception):
+        cause = error
+
+    def refuse(_):
+        raise TaskError
+
+    def remote(**_):
+        actor = SimpleNamespace(open=SimpleNamespace(remote=lambda *_: "opening"))
+        return lambda _: SimpleNamespace(remote=lambda: actor)
+
+    ray = SimpleNamespace(
+        put=lambda parcel: parcel,
+        remote=remote,
+        wait=lambda references, **_: (references, []),
+        get=refuse,
+        kill=lambda _: None,
+        exceptions=SimpleNamespace(RayTaskError=TaskError, RayError=TaskError),
+    )
+    crew = clusters.Cluster(ray, Settings(engine=tiny.onnx))
+    crew.hire()
+    (happened,) = crew.events(0)
+    assert isinstance(happened, event)
+    if event is Lost:
+        assert str(error).splitlines()[0] in happened.reason
 
 
 def test_a_node_with_another_crowdrt_says_so(tiny):

@@ -1,5 +1,7 @@
 """`crowdrt count -o`: the counts of `crowdrt count`, whatever dies meanwhile, and never twice."""
 
+import errno
+import fcntl
 import json
 import multiprocessing
 import os
@@ -9,24 +11,33 @@ import subprocess
 import sys
 import time
 from collections import Counter as Tally
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from crowdrt.engines.base import open_engine
 from crowdrt.engines.ort import OrtEngine
+from crowdrt.engines.store import content_sha256
 from crowdrt.errors import EngineError
 from crowdrt.pipeline.comparison.locks import lock
 from crowdrt.pipeline.scale import run as runs
-from crowdrt.pipeline.scale.counting import Counter, Settings
+from crowdrt.pipeline.scale import shards
+from crowdrt.pipeline.scale.counting import Counter, Settings, count_in_time
 from crowdrt.pipeline.scale.listing import list_photographs
+from crowdrt.pipeline.scale.parcel import identity_of
+from crowdrt.pipeline.scale.processes import ended_by
+from crowdrt.pipeline.scale.rows import Photo
 from crowdrt.pipeline.scale.run import count_at_scale
 from crowdrt.pipeline.tiling import Limits
 
 WAIT_S = 120.0
 NUM_NAMES = 12
+NUM_MANY = 500  # so many that a run that is killed after its first shard has more
 
 
 @pytest.fixture
@@ -111,7 +122,8 @@ def test_a_killed_worker_is_replaced(settings, photos, tmp_path, monkeypatch, ca
             os.kill(killed[0], signal.SIGKILL)
 
     monkeypatch.setattr(runs, "write_shard", write_and_kill)
-    tally = count_at_scale([str(photos)], tmp_path / "out", settings, workers=1, num_rows=3)
+    monkeypatch.setattr(shards, "MAX_ROWS", 3)
+    tally = count_at_scale([str(photos)], tmp_path / "out", settings, workers=1)
     assert (tally.num_counted, tally.num_errors) == (NUM_NAMES, 0)
     assert counts(tmp_path / "out") == alone(settings, photos)
     assert "signal 9" in capsys.readouterr().err
@@ -147,37 +159,33 @@ def processes_of(parent):
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs Linux")
 def test_a_killed_run_leaves_no_process_and_no_lock(settings, tiny, photos, tmp_path):
-    command = [
-        "count",
-        tiny.onnx,
-        photos,
-        "-o",
-        tmp_path / "out",
-        "--workers",
-        "1",
-        "--strips",
-        "8",
-    ]
+    for k in range(NUM_MANY):
+        (photos / f"many{k}.jpg").symlink_to("p1.jpg")
+    command = ["count", tiny.onnx, photos, "-o", tmp_path / "out", "--workers", "1"]
     process = subprocess.Popen(
         [sys.executable, "-m", "crowdrt", *command, "--store", tiny.store],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
     deadline = time.monotonic() + WAIT_S
-    while not (workers := processes_of(process.pid)):
+    while not any((tmp_path / "out").glob("counts/*.parquet")):
         assert time.monotonic() < deadline
         assert process.poll() is None
-        time.sleep(0.02)
+        time.sleep(0.005)
+    workers = processes_of(process.pid)
+    assert workers
     process.kill()
     process.wait()
+    before = len(rows_in(tmp_path / "out"))
     while any(Path(f"/proc/{pid}/exe").exists() for pid in workers):
         assert time.monotonic() < deadline
         time.sleep(0.02)
     half = tmp_path / "out" / "counts" / ".0123.parquet.tmp-x"
-    half.parent.mkdir(exist_ok=True)
     half.write_bytes(b"half")
-    count_at_scale([str(photos)], tmp_path / "out", settings, workers=1)
+    tally = count_at_scale([str(photos)], tmp_path / "out", settings, workers=1)
     assert not half.exists()
+    assert 0 < tally.num_before == before < NUM_NAMES + NUM_MANY
+    assert tally.num_before + tally.num_counted == NUM_NAMES + NUM_MANY
     assert counts(tmp_path / "out") == alone(settings, photos)
 
 
@@ -217,6 +225,94 @@ def test_another_engine_or_other_settings_are_refused(settings, tiny, photos, tm
         assert problem in answer.err
         assert "-o OUT-2" in answer.err
     assert rows_in(tmp_path / "out") == before
+
+
+def test_counts_of_which_nobody_knows_the_engine_are_kept_as_they_are(settings, photos, tmp_path):
+    out, one = tmp_path / "out", [str(photos / "p1.jpg")]
+    count_at_scale(one, out, settings, workers=1)
+    bound = (out / "run.json").read_text()
+    for damaged in (None, "", "[]", '{"engine": "x"}', '{"engine": {}}'):
+        (out / "run.json").unlink()
+        if damaged is not None:
+            (out / "run.json").write_text(damaged)
+        with pytest.raises(EngineError, match="says how they were made, is missing or damaged"):
+            count_at_scale(one, out, settings, workers=1)
+        (out / "run.json").write_text(bound)
+    for other in ({"batch": 2}, {"crowdrt": "0.0.1"}):
+        document = json.loads(bound)
+        document["settings"] |= other
+        (out / "run.json").write_text(json.dumps(document))
+        with pytest.raises(EngineError, match=f"{next(iter(other))} .* there, .* here"):
+            count_at_scale(one, out, settings, workers=1)
+    for shard in (out / "counts").iterdir():
+        shard.unlink()
+    assert count_at_scale(one, out, settings, workers=1).num_counted == 1
+
+
+def test_the_version_of_a_runtime_is_found_whatever_brought_it(tiny, monkeypatch):
+    def unknown(name):
+        raise metadata.PackageNotFoundError(name)  # as with onnxruntime-gpu
+
+    before = Counter(Settings(engine=tiny.onnx, store=tiny.store)).identity
+    opened = open_engine(tiny.onnx)
+    monkeypatch.setattr(metadata, "version", unknown)
+    found = identity_of(tiny.onnx, opened)
+    assert found == before
+    assert found.version == onnxruntime.__version__
+    assert found.sha256 == content_sha256(tiny.onnx)
+
+
+class Slow:
+    """Counts a photograph in a while, or never."""
+
+    def counted(self, photos):
+        for photo in photos:
+            time.sleep(float(photo.name))
+            yield [photo.name]
+
+
+def slowly(names):
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    rows = count_in_time(Slow(), [Photo(name=name) for name in names], 1.0)
+    time.sleep(1.5)  # the time is over, and nobody minds
+    sys.exit(10 + len(rows))
+
+
+def test_a_photograph_that_does_not_end_ends_its_process_and_slow_ones_do_not():
+    context = multiprocessing.get_context("fork")  # it has imported everything
+    ends = []
+    for names in (["0.5", "0.5", "0.5"], ["0", "60"]):
+        process = context.Process(target=slowly, args=(names,))
+        process.start()
+        ends.append(process)
+    for process in ends:
+        process.join(WAIT_S)
+    steady, stuck = (process.exitcode for process in ends)
+    assert steady == 13
+    assert ended_by(stuck, 1.0) == "no photograph was done within 1 s, see --timeout"
+    assert ended_by(-9, 1.0) == "signal 9"
+
+
+def test_times_that_are_none_are_refused(tiny, photos, tmp_path, crowdrt):
+    for seconds in (0, -1, "nan", 1e12):
+        answer = crowdrt("count", tiny.onnx, photos, "-o", tmp_path / "out", "--timeout", seconds)
+        assert answer.code == 1
+        assert "is no time to wait" in answer.err
+    answer = crowdrt("count", tiny.onnx, photos, "--timeout", 5)
+    assert "--timeout is for counting into a folder" in answer.err
+
+
+def test_a_drive_without_locks_is_refused_with_a_way_out(
+    photos, tiny, tmp_path, crowdrt, monkeypatch
+):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    answer = crowdrt("count", tiny.onnx, photos, "-o", tmp_path / "out")
+    assert answer.code == 1
+    assert "cannot be locked: No locks available" in answer.err
+    assert "fix: choose a folder on a disk that has locks" in answer.err
 
 
 def test_a_folder_that_cannot_be_written_ends_it_before_anything(tiny, photos, tmp_path, crowdrt):

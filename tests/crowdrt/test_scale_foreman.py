@@ -119,6 +119,25 @@ def test_some_starts_may_fail_and_too_many_end_the_run():
     assert "--workers 1" in refused.value.fix
 
 
+def test_a_node_on_which_nothing_starts_does_not_end_the_others(capsys):
+    crew = StandIn()
+    foreman = Foreman(crew=crew, num_workers=2, engine="e")
+    hire = crew.hire
+
+    def hire_where_the_disk_is_full():
+        worker = hire()
+        if worker > 1:
+            crew.happened[-1:] = [Lost(worker=worker, reason="No space left on device")]
+        return worker
+
+    crew.hire = hire_where_the_disk_is_full
+    shards = [shard(str(k), str(k)) for k in range(9)]
+    assert len(list(foreman.work_off(shards))) == 9
+    assert "5 processes in a row could not start (No space left on device); 1 go on" in (
+        capsys.readouterr().err
+    )
+
+
 def test_what_no_worker_can_open_ends_the_run():
     with pytest.raises(EngineError, match="another version"):
         worked_off(StandIn(refuse=EngineError("another version", fix="install it")))

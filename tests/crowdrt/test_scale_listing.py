@@ -1,14 +1,17 @@
 """Which photographs folders, lists and URLs name."""
 
 import os
+import zipfile
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from crowdrt.errors import DataError, MissingDependencyError
+from crowdrt.pipeline.scale import stores
 from crowdrt.pipeline.scale.listing import list_photographs
-from crowdrt.pipeline.scale.stores import read_url
+from crowdrt.pipeline.scale.stores import images_below, read_file, read_url
 
 
 @pytest.fixture
@@ -79,9 +82,56 @@ def test_bad_lists_are_refused(folder, tmp_path):
     parquet(lists, image=["x", None])
     with pytest.raises(DataError, match="row 1 holds None"):
         listed(lists)
-    parquet(lists, path=[3])
-    with pytest.raises(DataError, match="row 0 holds 3"):
+    parquet(lists, image=["x", " " * 999])
+    with pytest.raises(DataError, match=r"row 1 holds ' {80}' where"):
         listed(lists)
+    parquet(lists, path=[3])
+    with pytest.raises(DataError, match="the column path holds int64 where paths"):
+        listed(lists)
+    twice = pa.table([pa.array(["x"]), pa.array(["y"])], names=["image", "image"])
+    pq.write_table(twice, lists)
+    with pytest.raises(DataError, match="has 2 columns image"):
+        listed(lists)
+
+
+def test_a_list_that_holds_photographs_is_refused_before_they_are_read(tmp_path, monkeypatch):
+    bytes_and_path = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    image = pa.array([{"bytes": b"x", "path": "x.jpg"}], bytes_and_path)  # as Hugging Face has it
+    path = parquet(tmp_path / "list.parquet", image=image)
+    monkeypatch.delattr(pq.ParquetFile, "read")
+    with pytest.raises(DataError, match=r"column image holds struct<bytes: binary, path: string>"):
+        listed(path)
+    monkeypatch.undo()
+    names = pa.array(["/x.jpg"]).dictionary_encode()
+    assert listed(parquet(path, image=names)) == ["/x.jpg"]
+
+
+def test_a_list_of_windows_begins_with_its_first_name(tmp_path):
+    (tmp_path / "list.txt").write_bytes(b"\xef\xbb\xbf/a.jpg\r\n/b.jpg\r\n")
+    assert listed(tmp_path / "list.txt") == ["/a.jpg", "/b.jpg"]
+
+
+def test_the_folder_above_a_link_is_the_one_that_the_system_opens(folder, tmp_path):
+    (tmp_path / "link").symlink_to(folder / "sub")
+    (tmp_path / "p10.jpg").write_text("another")
+    for source in ("link/../p10.jpg", "link/.."):
+        found = listed(tmp_path / source)
+        assert str(folder / "p10.jpg") in found
+        assert str(tmp_path / "p10.jpg") not in found
+    assert listed(tmp_path / "link") == [str(tmp_path / "link" / "p1.png")]  # its own name
+
+
+def test_a_folder_that_nobody_may_read_is_named(folder, monkeypatch):
+    scandir = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("sub"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(DataError, match=r"in/sub cannot be opened: Permission denied"):
+        listed(folder)
 
 
 @pytest.mark.parametrize("cut", [0, 3, -9])
@@ -91,6 +141,115 @@ def test_a_damaged_parquet_list_is_refused_with_another_way(tmp_path, cut):
     with pytest.raises(DataError, match=r"list\.parquet is no Parquet file") as refused:
         listed(path)
     assert "LIST.txt" in refused.value.fix
+
+
+def test_a_parquet_list_with_any_byte_changed_is_read_or_refused(tmp_path):
+    path = parquet(tmp_path / "list.parquet", image=[f"/a/{k}.jpg" for k in range(40)])
+    content, refused = path.read_bytes(), 0
+    for place in range(0, len(content), 7):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 0xFF]) + content[place + 1 :])
+        try:
+            listed(path)
+        except DataError:  # and nothing else
+            refused += 1
+    assert refused > 20
+
+
+def test_a_list_that_nobody_may_read_is_not_called_damaged(tmp_path, monkeypatch):
+    path = parquet(tmp_path / "list.parquet", image=["/a.jpg"])
+
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(pq, "ParquetFile", refuse)
+    with pytest.raises(DataError, match="cannot be opened: Permission denied"):
+        listed(path)
+
+
+@pytest.mark.parametrize(
+    ("url", "place", "names"),
+    [
+        ("ftp://host/dir/", "/dir", ["ftp://host/dir/a.jpg", "ftp://host/dir/sub/b.jpg"]),
+        ("s3://bucket", "bucket", ["s3://bucket/a.jpg", "s3://bucket/sub/b.jpg"]),
+        ("hdfs://host", "/", ["hdfs://host/a.jpg", "hdfs://host/sub/b.jpg"]),
+        ("file:///", "/", ["file:///a.jpg", "file:///sub/b.jpg"]),
+        ("memory://", "", ["memory://a.jpg", "memory://sub/b.jpg"]),
+    ],
+)
+def test_names_below_a_url_keep_its_host(url, place, names):
+    class Store:
+        def find(self, top, **_):
+            below = ("a.jpg", "sub/b.jpg", "sub/.c.jpg", ".git/d.jpg", "notes.md")
+            return {f"{top.rstrip('/')}/{each}": {} for each in below}
+
+    assert list(images_below(Store(), place, url)) == names
+
+
+def test_a_folder_in_an_archive_is_refused_and_a_photograph_in_it_is_read(folder, tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.write(folder / "p10.jpg", "in/p10.jpg")
+    url = f"::file://{tmp_path}/a.zip"
+    assert read_url(f"zip://in/p10.jpg{url}") == b"p10.jpg"
+    with pytest.raises(DataError, match="is a folder in an archive"):
+        listed(f"zip://in{url}")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "ftp://user:SECRET@host/a.jpg",
+        "https://SECRET@host/a.jpg",
+        "zip://a.jpg::ftp://user:SECRET@host/a.zip",
+        "https://host/a.jpg?X-Amz-Signature=SECRET&x=1",
+        "https://account.example/a.jpg?sv=1&sig=SECRET",
+    ],
+)
+def test_secrets_in_a_url_are_refused_and_not_repeated(tmp_path, url):
+    (tmp_path / "list.txt").write_text(url)
+    for source in (url, tmp_path / "list.txt"):
+        with pytest.raises(DataError, match=r"holds a user|is signed") as refused:
+            listed(source)
+        assert "SECRET" not in str(refused.value)
+        assert "to the environment" in refused.value.fix
+
+
+def test_names_with_an_account_or_a_question_are_no_secrets(tmp_path):
+    names = ["abfs://box@account.example/a.jpg", "s3://bucket/a@b:c.jpg", "https://h/a.jpg?w=2"]
+    (tmp_path / "list.txt").write_text("\n".join(names))
+    assert listed(tmp_path / "list.txt") == names
+
+
+def test_what_is_empty_or_too_long_is_not_read(tmp_path, monkeypatch):
+    (tmp_path / "empty.jpg").touch()
+    with (tmp_path / "long.jpg").open("wb") as file:
+        file.truncate(50 << 30)  # no blocks on the disk
+    for read, top in ((read_file, tmp_path), (read_url, f"file://{tmp_path}")):
+        with pytest.raises(DataError, match="is empty"):
+            read(type(top)(f"{top}/empty.jpg"))
+        with pytest.raises(DataError, match="more than 1,073,741,824 bytes"):
+            read(type(top)(f"{top}/long.jpg"))
+    monkeypatch.setattr(stores, "MAX_BYTES", 4)
+    monkeypatch.setattr(os, "fstat", lambda _: SimpleNamespace(st_size=1))  # it grows meanwhile
+    (tmp_path / "grows.jpg").write_bytes(b"12345")
+    with pytest.raises(DataError, match="more than 4 bytes"):
+        read_file(tmp_path / "grows.jpg")
+
+
+def test_what_a_store_sends_is_read_to_its_end_and_not_beyond(monkeypatch):
+    import fsspec
+
+    monkeypatch.setattr(stores, "MAX_BYTES", 4)
+    store = fsspec.filesystem("memory")
+    for content in (b"", b"1234", b"12345"):
+        store.pipe_file("/crowdrt-listing.jpg", content)
+        if len(content) == 4:
+            assert read_url("memory://crowdrt-listing.jpg") == content
+            continue
+        with pytest.raises(DataError, match=r"is empty|more than 4 bytes"):
+            read_url("memory://crowdrt-listing.jpg")
+    parts = iter([b"1", b"23", b""])
+    slow = SimpleNamespace(read=lambda _: next(parts))
+    assert stores.read_at_most(slow, 5) == b"123"
 
 
 def test_urls_are_folders_files_and_lists(folder, tmp_path):

@@ -1,11 +1,12 @@
 """Rows on disk: files named by their photographs, and what a rerun finds left to do."""
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from crowdrt.errors import CrowdRTError, DataError
-from crowdrt.pipeline.scale.rows import Photo, Row, strips_of
+from crowdrt.errors import CrowdRTError, DataError, EngineError
+from crowdrt.pipeline.scale.rows import Photo, Row, strips_of, utf8
 from crowdrt.pipeline.scale.shards import plan_shards, shard_of, write_shard
 
 
@@ -37,7 +38,7 @@ def rows_in(folder):
 
 
 def left(folder, names):
-    plan = plan_shards(names, folder, num_workers=1)
+    plan = plan_shards(names, folder, engine="e", num_workers=1)
     return sorted(photo.name for shard in plan.shards for photo in shard.photos)
 
 
@@ -46,7 +47,7 @@ def test_what_was_counted_is_not_done_again_and_a_longer_list_adds_to_it(tmp_pat
     write_shard(shard, reversed(counted(shard)))
     assert left(tmp_path, photos("b", "c")) == []
     assert left(tmp_path, photos("a", "b", "c", "d")) == ["a", "d"]
-    assert plan_shards(photos("a", "b"), tmp_path, num_workers=1).num_done == 1
+    assert plan_shards(photos("a", "b"), tmp_path, engine="e", num_workers=1).num_done == 1
     assert list(rows_in(tmp_path)) == ["b", "c"]  # in the order of the list
 
 
@@ -62,7 +63,7 @@ def test_the_same_rows_are_the_same_file(tmp_path):
 def test_an_error_is_tried_again_in_its_place(tmp_path):
     shard = shard_of(photos("a", "b", "c"), tmp_path)
     write_shard(shard, counted(shard, b="damaged"))
-    (again,) = plan_shards(photos("a", "b", "c"), tmp_path, num_workers=1).shards
+    (again,) = plan_shards(photos("a", "b", "c"), tmp_path, engine="e", num_workers=1).shards
     assert (again.path, [photo.name for photo in again.photos]) == (shard.path, ["b"])
     write_shard(again, counted(again, count=7.0))
     assert [(n, row["count"]) for n, row in rows_in(tmp_path).items()] == [
@@ -82,7 +83,8 @@ def test_a_file_that_changed_is_counted_again_and_one_that_nobody_sees_is_not(tm
 
 def test_short_lists_are_shared_out_and_long_ones_lose_little_to_a_kill(tmp_path):
     def sizes(number, num_workers):
-        plan = plan_shards(photos(*map(str, range(number))), tmp_path, num_workers=num_workers)
+        names = photos(*map(str, range(number)))
+        plan = plan_shards(names, tmp_path, engine="e", num_workers=num_workers)
         assert plan.num_left == number
         return [len(shard.photos) for shard in plan.shards]
 
@@ -98,12 +100,67 @@ def test_names_that_are_no_text_keep_their_rows(tmp_path):
     assert list(rows_in(tmp_path)) == [r"/a/\udcff.jpg"]
 
 
+def test_two_names_are_never_one(tmp_path):
+    names = [
+        "/a/\udcff",
+        r"/a/\udcff",
+        "/a/\\\udcff",
+        r"/a/\\udcff",
+        "/a/\\\\\udcff",
+        r"/a/b\c",
+        "/a/b\\\\c",
+    ]
+    assert len(set(names)) == len(set(map(utf8, names))) == len(names)
+    shard = shard_of(photos(*names), tmp_path)
+    write_shard(shard, counted(shard))
+    assert left(tmp_path, photos(*names)) == []
+    assert utf8(names[-2]) is names[-2]  # not a copy for each of a million
+    assert utf8("/a/\xe9") == "/a/\xe9"
+
+
+def test_counts_of_another_engine_are_refused(tmp_path):
+    shard = shard_of(photos("a"), tmp_path)
+    write_shard(shard, counted(shard))
+    with pytest.raises(EngineError, match="was counted by e, this run counts with f"):
+        plan_shards(photos("a"), tmp_path, engine="f", num_workers=1)
+
+
+def test_a_photograph_in_two_shards_is_refused_with_both(tmp_path):
+    one, two = (shard_of(photos(*names), tmp_path) for names in ("ab", "bc"))
+    write_shard(one, counted(one))
+    write_shard(two, counted(two))
+    for wanted in ("a", "abc", "d"):
+        with pytest.raises(DataError, match=r"^b has a row in ") as refused:
+            left(tmp_path, photos(*wanted))
+        assert one.path.name in refused.value.problem
+        assert two.path.name in refused.value.problem
+
+
+def test_a_file_that_is_no_shard_is_named(tmp_path):
+    pq.write_table(pa.table({"image": ["a"], "score": [1]}), tmp_path / "theirs.parquet")
+    with pytest.raises(DataError, match=r"theirs\.parquet is no file of counts.*image, score"):
+        left(tmp_path, photos("a"))
+
+
+def test_a_shard_that_nobody_may_read_is_not_to_be_removed(tmp_path, monkeypatch):
+    shard = shard_of(photos("a"), tmp_path)
+    write_shard(shard, counted(shard))
+
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(pq, "ParquetFile", refuse)
+    with pytest.raises(DataError, match="cannot be opened: Permission denied") as refused:
+        left(tmp_path, photos("a"))
+    assert "rm " not in refused.value.fix
+
+
 def test_a_damaged_shard_is_named(tmp_path):
     shard = shard_of(photos("a"), tmp_path)
     write_shard(shard, counted(shard))
     shard.path.write_bytes(shard.path.read_bytes()[:-20])
     with pytest.raises(DataError, match="is damaged") as refused:
-        plan_shards(photos("a"), tmp_path, num_workers=1)
+        plan_shards(photos("a"), tmp_path, engine="e", num_workers=1)
     assert f"rm '{shard.path}'" in refused.value.fix
 
 

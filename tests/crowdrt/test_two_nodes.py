@@ -13,6 +13,7 @@ import pytest
 from clusters import SMALL, actors, kill_actor, ray_cluster
 
 from crowdrt.pipeline.scale import run as runs
+from crowdrt.pipeline.scale import shards
 from crowdrt.pipeline.scale.counting import Counter, Settings
 from crowdrt.pipeline.scale.listing import list_photographs
 from crowdrt.pipeline.scale.run import count_at_scale
@@ -50,7 +51,8 @@ def test_every_photograph_is_counted_once_whoever_dies(student_onnx, photos, tmp
     settings = Settings(engine=student_onnx, store=tmp_path / "store")
     write, written, killed = runs.write_shard, [], []
     when = set(random.Random(0).sample(range(1, NUM_SHARDS - 4), NUM_KILLED))
-    num_rows = -(-NUM_PHOTOGRAPHS // NUM_SHARDS)
+    monkeypatch.setattr(shards, "MAX_ROWS", -(-NUM_PHOTOGRAPHS // NUM_SHARDS))
+    monkeypatch.setattr(shards, "MIN_ROWS", shards.MAX_ROWS)
 
     with ray_cluster(num_cpus=1) as cluster:
         second = cluster.add_node(num_cpus=1, **SMALL)
@@ -64,9 +66,7 @@ def test_every_photograph_is_counted_once_whoever_dies(student_onnx, photos, tmp
                 cluster.remove_node(second, allow_graceful=False)
 
         monkeypatch.setattr(runs, "write_shard", write_and_kill)
-        tally = count_at_scale(
-            [str(photos)], tmp_path / "out", settings, cluster=cluster.address, num_rows=num_rows
-        )
+        tally = count_at_scale([str(photos)], tmp_path / "out", settings, cluster=cluster.address)
     print(f"\n{tally}\nkilled: {killed}, and a node; {tally.per_s:.1f} images/s with all that")
     assert len(set(killed)) == NUM_KILLED
     assert not actors()

@@ -19,15 +19,17 @@ from queue import Empty, Queue
 from typing import Any
 
 from crowdrt import __version__
-from crowdrt.errors import CrowdRTError, EngineError
+from crowdrt.errors import EngineError, MissingDependencyError
 from crowdrt.lazy import require
-from crowdrt.pipeline.scale.counting import Counter, Settings, on_gpu
+from crowdrt.pipeline.scale.counting import TIMEOUT_S, Counter, Settings, count_in_time, on_gpu
 from crowdrt.pipeline.scale.crew import Done, Event, Failed, Lost, Ready
 from crowdrt.pipeline.scale.parcel import Parcel, parcel_of
 from crowdrt.pipeline.scale.rows import Photo, Row
 
 EXTRA = "cluster"
 CONNECT_S = 12.0
+# what no node may have otherwise than the run; a full disk is one node's own
+EVERYWHERE = (EngineError, MissingDependencyError)
 START = "start a cluster here with `ray start --head`, and name what it prints: --cluster HOST:6379"
 
 
@@ -36,6 +38,7 @@ class Actor:
 
     def __init__(self) -> None:
         self._counter: Counter | None = None
+        self._timeout_s = TIMEOUT_S
 
     def open(self, settings: Settings, parcel: Parcel, sha256: str, version: str) -> None:
         """Unpack the engine into this node's store, and open it."""
@@ -46,11 +49,12 @@ class Actor:
             )
         path = parcel.unpack(sha256)
         self._counter = Counter(replace(settings, engine=path, store=None))
+        self._timeout_s = settings.timeout_s
 
     def count(self, photos: Sequence[Photo]) -> list[Row]:
         """Count photographs, one row each."""
         assert self._counter is not None
-        return self._counter.count(photos)
+        return count_in_time(self._counter, photos, self._timeout_s)
 
 
 @contextlib.contextmanager
@@ -119,7 +123,7 @@ class Cluster:
         try:
             rows = self._ray.get(reference)
         except self._ray.exceptions.RayTaskError as error:
-            if isinstance(error.cause, CrowdRTError):
+            if isinstance(error.cause, EVERYWHERE):
                 return Failed(error=error.cause)
             return Lost(worker=worker, reason=self._dismiss(worker, error.cause or error))
         except self._ray.exceptions.RayError as error:

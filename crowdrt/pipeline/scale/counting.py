@@ -4,6 +4,7 @@ This is what every process does, here or on a node of a cluster; it knows of nei
 """
 
 import hashlib
+import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,18 +20,20 @@ from crowdrt.benchmarks.accuracy.counts import (
     predict_whole,
 )
 from crowdrt.contracts import UInt8Image
-from crowdrt.data.images import check_file, decode_image, opening
+from crowdrt.data.images import decode_image
 from crowdrt.data.tiles import TileMode
 from crowdrt.engines.store import KINDS
 from crowdrt.errors import CrowdRTError, EngineError, RecipeError
 from crowdrt.pipeline.scale.parcel import Identity, identity_of
 from crowdrt.pipeline.scale.rows import Photo, Row, strips_of
-from crowdrt.pipeline.scale.stores import is_url, read_url
+from crowdrt.pipeline.scale.stores import is_url, read_file, read_url
 from crowdrt.pipeline.tiling import NO_LIMITS, Limits, open_counting
 
 A = TypeVar("A")
 B = TypeVar("B")
 
+TIMEOUT_S = 600.0
+MAX_TIMEOUT_S = 1e8  # the system's timers take little more
 NUM_STRIPS = 8  # in which people are counted, from the top of a photograph
 NUM_READERS = 4  # a store that is far away answers several requests at once
 READ_AHEAD, DECODED_AHEAD = 8, 2  # photographs
@@ -50,12 +53,18 @@ class Settings:
     num_threads: int = 1
     batch: int = 1  # photographs of one size that go through the engine together, at most
     num_strips: int = NUM_STRIPS
+    timeout_s: float = TIMEOUT_S  # without a photograph that is done, until a process is ended
     identity: Identity | None = None  # of the run; None before it is known
 
     def __post_init__(self) -> None:
         for name in ("batch", "num_strips"):
             if (value := getattr(self, name)) < 1:
                 raise RecipeError(f"{name} {value} is less than one", fix="use 1, 2, 3 ...")
+        if not 0 < self.timeout_s < MAX_TIMEOUT_S:
+            raise RecipeError(
+                f"--timeout {self.timeout_s} is no time to wait",
+                fix=f"use seconds, such as {TIMEOUT_S:.0f}",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +104,11 @@ class Counter:
 
     def count(self, photos: Sequence[Photo]) -> list[Row]:
         """Return one row per photograph, in no particular order."""
-        return [row for group in self._groups(photos) for row in self._rows(group)]
+        return [row for rows in self.counted(photos) for row in rows]
+
+    def counted(self, photos: Sequence[Photo]) -> Iterator[list[Row]]:
+        """Yield the rows of photographs as they are done."""
+        return map(self._rows, self._groups(photos))
 
     def _loaded(self, photos: Iterable[Photo]) -> Iterator[Loaded]:
         # in bounded memory nothing is held beside the photograph that is being counted
@@ -162,19 +175,30 @@ class Counter:
         )
 
 
+def count_in_time(counter: Counter, photos: Sequence[Photo], timeout_s: float) -> list[Row]:
+    """Return one row per photograph; when none gets done in time, this process ends.
+
+    The system ends it by SIGALRM, whatever it is doing: a read that hangs, in a thread or in a
+    library that does not let Python run, cannot be stopped from inside.
+    """
+    rows: list[Row] = []
+    signal.setitimer(signal.ITIMER_REAL, timeout_s)
+    try:
+        for done in counter.counted(photos):
+            rows += done
+            signal.setitimer(signal.ITIMER_REAL, timeout_s)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    return rows
+
+
 def load(photo: Photo) -> Loaded:
     """Read a photograph's bytes; what is hashed is what will be counted."""
     try:
-        content = read_url(photo.name) if is_url(photo.name) else _read(Path(photo.name))
+        content = read_url(photo.name) if is_url(photo.name) else read_file(Path(photo.name))
     except REFUSED as error:
         return Loaded(photo=photo, error=said(error))
     return Loaded(photo=photo, sha256=hashlib.sha256(content).hexdigest(), content=content)
-
-
-def _read(path: Path) -> bytes:
-    check_file(path)
-    with opening(path):
-        return path.read_bytes()
 
 
 def said(error: BaseException) -> str:

@@ -145,9 +145,18 @@ class Foreman:
             self.starting.remove(worker)
             self.num_failed_starts += 1
             if self.num_failed_starts > FAILED_STARTS * self.num_workers:
-                raise cannot_start(self.num_failed_starts, reason)
+                self._do_without(reason)
         job = self.busy.pop(worker, None)
         return None if job is None else self._redo(job, reason)
+
+    def _do_without(self, reason: str) -> None:
+        """Go on with those that have opened the engine, on other nodes, if there are any."""
+        opened = len(self.busy) + len(self.idle)
+        if not opened:
+            raise cannot_start(self.num_failed_starts, reason)
+        failed = f"{self.num_failed_starts} processes in a row could not start"
+        say(f"{failed} ({reason}); {opened} go on")
+        self.num_workers, self.num_failed_starts = opened, 0
 
     def _redo(self, job: Job, reason: str) -> tuple[Job, Sequence[Row]] | None:
         """Put what was lost in front again; returns a photograph that nobody survives."""

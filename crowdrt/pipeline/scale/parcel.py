@@ -2,12 +2,12 @@
 
 import hashlib
 from dataclasses import asdict, dataclass
-from importlib import metadata
 from pathlib import Path
 
 from crowdrt.engines.base import Engine
-from crowdrt.engines.store import DEFAULT_ENGINE, read_built
+from crowdrt.engines.store import DEFAULT_ENGINE, content_sha256, read_built, runtime_version
 from crowdrt.errors import EngineError
+from crowdrt.lazy import require
 from crowdrt.manifest import fingerprint, sha256_file, write_whole
 from crowdrt.onnx_file import external_files
 from crowdrt.pipeline.stages import default_store
@@ -46,13 +46,17 @@ def identity_of(path: Path, engine: Engine) -> Identity:
             version=stored.engine_version,
             precision=precision,
         )
-    name = "torch" if path.suffix == EAGER else DEFAULT_ENGINE
-    files = files_of(path)
-    digests = {place: sha256_file(file) for place, file in files.items()}
+    if path.suffix == EAGER:
+        return Identity(
+            sha256=sha256_file(path),
+            engine="torch",
+            version=str(require("torch", extra="train").__version__),
+            precision=precision,
+        )
     return Identity(
-        sha256=digests[path.name] if len(files) == 1 else fingerprint(digests),
-        engine=name,
-        version=metadata.version(name),
+        sha256=content_sha256(path),
+        engine=DEFAULT_ENGINE,
+        version=runtime_version(DEFAULT_ENGINE),
         precision=precision,
     )
 

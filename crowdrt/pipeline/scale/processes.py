@@ -13,7 +13,7 @@ from typing import Self
 
 from crowdrt.benchmarks.timing.race import inherited_by_child
 from crowdrt.errors import CrowdRTError
-from crowdrt.pipeline.scale.counting import Counter, Settings
+from crowdrt.pipeline.scale.counting import Counter, Settings, count_in_time
 from crowdrt.pipeline.scale.crew import Done, Event, Failed, Lost, Ready
 from crowdrt.pipeline.scale.rows import Photo
 
@@ -93,12 +93,20 @@ class Processes:
         hand.connection.close()
         hand.process.join(LEAVE_S)
         code = hand.process.exitcode
-        return f"signal {-code}" if code is not None and code < 0 else f"exit status {code}"
+        return ended_by(code, self._settings.timeout_s)
+
+
+def ended_by(code: int | None, timeout_s: float) -> str:
+    """Say in words how a process ended."""
+    if code == -signal.SIGALRM:
+        return f"no photograph was done within {timeout_s:g} s, see --timeout"
+    return f"signal {-code}" if code is not None and code < 0 else f"exit status {code}"
 
 
 def serve(connection: Connection, settings: Settings) -> None:
     """Open the engine, then count what is sent until the pipe is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent stops us
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # which a shell may have had ignored
     threading.Thread(target=leave_with_parent, daemon=True).start()
     try:
         counter = Counter(settings)
@@ -111,7 +119,7 @@ def serve(connection: Connection, settings: Settings) -> None:
             photos = connection.recv()
         except (EOFError, OSError):
             return
-        connection.send(counter.count(photos))
+        connection.send(count_in_time(counter, photos, settings.timeout_s))
 
 
 def leave_with_parent() -> None:

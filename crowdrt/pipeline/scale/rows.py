@@ -1,5 +1,6 @@
 """What goes to the processes that count, and what comes back: one row per photograph."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -7,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)  # there are millions of them
 class Photo:
     """A photograph by the name under which its row is kept."""
 
@@ -48,5 +49,15 @@ def strips_of(density: npt.NDArray[np.float32], num_strips: int) -> list[float]:
 
 
 def utf8(text: str) -> str:
-    """Return a text as UTF-8 can hold it: a file's name may have bytes that are no characters."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+    r"""Return a text as UTF-8 can hold it: a file's name may have bytes that are no characters.
+
+    Those are written as `\udcff`. Where a text has such a byte, or these letters themselves, its
+    own backslashes are doubled, so that two names never become one.
+    """
+    if ESCAPE not in text and (text.isascii() or not BYTES.search(text)):
+        return text  # nearly always; the same object, not a copy
+    return text.replace("\\", "\\\\").encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+ESCAPE = r"\ud"
+BYTES = re.compile("[\ud800-\udfff]")  # as Python reads bytes that are no UTF-8

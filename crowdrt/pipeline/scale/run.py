@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from crowdrt import __version__
 from crowdrt.console import err, progress_bar, say
 from crowdrt.engines.machine import num_cores
 from crowdrt.errors import CrowdRTError, DataError, EngineError
@@ -23,6 +24,7 @@ from crowdrt.pipeline.scale.shards import Plan, plan_shards, write_shard
 
 COUNTS = "counts"  # the folder of shards, for `pandas.read_parquet(OUT/counts)`
 BOUND = "run.json"
+PARTS = ("engine", "settings")  # of it
 LOCK = ".lock"
 NUM_REASONS = 3  # errors that are shown
 REPORT_S = 60.0  # between lines for a log file, which gets no bar
@@ -82,7 +84,6 @@ def count_at_scale(
     *,
     cluster: str | None = None,
     workers: int = 0,
-    num_rows: int | None = None,
 ) -> Tally:
     """Count photographs into a folder, as far as that has not been done before.
 
@@ -92,7 +93,6 @@ def count_at_scale(
         settings: the engine and how it counts.
         cluster: address of a Ray cluster, or `auto`; None counts on this machine.
         workers: processes; 0 takes one per core, or per thread that each is given.
-        num_rows: per Parquet file; None chooses.
 
     Raises:
         CrowdRTError: nothing can be counted: no photographs, no engine, no folder, no cluster; or
@@ -107,8 +107,9 @@ def count_at_scale(
         with crew_of(settings, cluster) as crew:
             write_json(out / BOUND, bound_to(settings))
             number = workers or num_workers(settings, crew)
-            plan = plan_shards(photos, out / COUNTS, num_workers=number, num_rows=num_rows)
+            plan = plan_shards(photos, out / COUNTS, engine=identity.text, num_workers=number)
             tally = Tally(out=out, num_photographs=len(photos), num_before=plan.num_done)
+            del photos  # the plan has those that are left
             foreman = Foreman(crew=crew, num_workers=number, engine=identity.text)
             work_off(plan, foreman, tally)
     return tally
@@ -178,7 +179,12 @@ def held(out: Path) -> Iterator[None]:
 def bound_to(settings: Settings) -> dict[str, Any]:
     """Return what makes the counts of a folder, which `run.json` in it says."""
     assert settings.identity is not None
-    how = {"tiles": settings.tiles, "strips": settings.num_strips}
+    how = {
+        "tiles": settings.tiles,
+        "strips": settings.num_strips,
+        "batch": settings.batch,  # the last digits of a count depend on it
+        "crowdrt": __version__,
+    }
     return {"engine": settings.identity.as_dict(), "settings": how}
 
 
@@ -186,11 +192,17 @@ def check_bound(out: Path, settings: Settings) -> None:
     """Refuse a folder that holds counts of another engine, or by other settings.
 
     Raises:
-        EngineError: names what differs.
+        EngineError: names what differs; or nothing says how the counts there were made.
     """
-    there = read_json(out / BOUND)
-    if there is None or not any((out / COUNTS).glob("*.parquet")):
+    if not any((out / COUNTS).glob("*.parquet")):
         return
+    there = read_json(out / BOUND)
+    if there is None or not all(isinstance(there.get(part), dict) for part in PARTS):
+        raise EngineError(
+            f"{out} holds counts, and {out / BOUND}, which says how they were made, is missing or "
+            "damaged",
+            fix="bring it back, or choose another folder: -o OUT-2",
+        )
     before, now = (_flat(each) for each in (there, bound_to(settings)))
     if other := [name for name in now if before.get(name) != now[name]]:
         what = ", ".join(f"{name} {before.get(name)} there, {now[name]} here" for name in other)
@@ -201,7 +213,7 @@ def check_bound(out: Path, settings: Settings) -> None:
 
 
 def _flat(document: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: v for part in ("engine", "settings") for k, v in document.get(part, {}).items()}
+    return {k: v for part in PARTS for k, v in document[part].items()}
 
 
 def check_tally(tally: Tally) -> None:

@@ -9,14 +9,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from crowdrt.errors import DataError
+from crowdrt.errors import DataError, EngineError
 from crowdrt.lazy import require
 from crowdrt.manifest import fingerprint, write_whole
+from crowdrt.pipeline.scale.parquet import EXTRA, open_parquet
 from crowdrt.pipeline.scale.rows import Photo, Row, utf8
 
-EXTRA = "cluster"
 MAX_ROWS = 256  # per shard, so that a kill loses seconds
 MIN_ROWS = 16
+SHOWN = 80  # letters of foreign columns
 SHARDS_PER_WORKER = 8  # of a short list, so that all end at about the same time
 
 
@@ -41,33 +42,33 @@ class Plan:
         return sum(len(shard.photos) for shard in self.shards)
 
 
-def plan_shards(
-    photos: Sequence[Photo], folder: Path, *, num_workers: int, num_rows: int | None = None
-) -> Plan:
+def plan_shards(photos: Sequence[Photo], folder: Path, *, engine: str, num_workers: int) -> Plan:
     """Return the shards that are missing, or whose rows are errors or of files that changed since.
 
     Args:
         photos: all that are wanted, by different names.
         folder: with the shards of earlier runs; may be missing.
+        engine: of the run; `Identity.text`.
         num_workers: who share the work.
-        num_rows: per shard; None chooses.
 
     Raises:
-        DataError: a shard is damaged.
+        DataError: a shard is damaged or none of ours, or a photograph is in two of them.
+        EngineError: a shard was counted by another engine.
     """
-    missing = {utf8(photo.name): photo for photo in photos}
+    # by name: a photograph that is missing, or the shard that has its row
+    places: dict[str, Photo | Path] = {utf8(photo.name): photo for photo in photos}
     again: dict[Path, list[Photo]] = {}
     for path in sorted(folder.glob("*.parquet")):
-        for image, stamp, failed in _known(path):
-            if (photo := missing.pop(image, None)) is None:
-                continue
-            if failed or changed(photo.stamp, stamp):
-                again.setdefault(path, []).append(photo)
-    left = list(missing.values())
+        for image, stamp, failed in _known(path, engine):
+            place = places.get(image)
+            if isinstance(place, Path):
+                raise counted_twice(image, place, path)
+            places[image] = path
+            if place is not None and (failed or changed(place.stamp, stamp)):
+                again.setdefault(path, []).append(place)
+    left = [place for place in places.values() if isinstance(place, Photo)]
     num_done = len(photos) - len(left) - sum(map(len, again.values()))
-    size = num_rows or min(
-        MAX_ROWS, max(MIN_ROWS, -(-len(left) // (num_workers * SHARDS_PER_WORKER)))
-    )
+    size = min(MAX_ROWS, max(MIN_ROWS, -(-len(left) // (num_workers * SHARDS_PER_WORKER))))
     repaired = [Shard(path=path, photos=tuple(found)) for path, found in again.items()]
     new = [shard_of(left[k : k + size], folder) for k in range(0, len(left), size)]
     return Plan(shards=(*repaired, *new), num_done=num_done)
@@ -124,22 +125,39 @@ def _values(row: Row) -> Mapping[str, Any]:
     }
 
 
-def _known(path: Path) -> Iterator[tuple[str, str | None, bool]]:
+def counted_twice(image: str, one: Path, other: Path) -> DataError:
+    """Return the error for a photograph that every sum over the folder would take twice."""
+    return DataError(
+        f"{image} has a row in {one} and in {other}",
+        fix=f"move away the one that came from elsewhere: mv '{other}' ..",
+    )
+
+
+def _known(path: Path, engine: str) -> Iterator[tuple[str, str | None, bool]]:
     """Yield name, stamp and whether it failed of every photograph in a shard."""
-    table = _read(path, ["image", "stamp", "error"])
+    table = _read(path, ["image", "stamp", "error", "engine"])
+    for other in table["engine"].unique().to_pylist():
+        if other != engine:
+            raise EngineError(
+                f"{path} was counted by {other}, this run counts with {engine}",
+                fix="choose another folder (-o OUT-2), or count with what made it",
+            )
     columns = (table[name].to_pylist() for name in ("image", "stamp", "error"))
     for image, stamp, error in zip(*columns, strict=True):
         yield image, stamp, error is not None
 
 
 def _read(path: Path, columns: Sequence[str] | None = None) -> Any:
-    arrow = require("pyarrow", extra=EXTRA)
-    parquet = require("pyarrow.parquet", extra=EXTRA)
-    try:
-        with parquet.ParquetFile(path) as file:
-            return file.read(None if columns is None else list(columns))
-    except (arrow.ArrowException, OSError, KeyError) as error:
-        raise DataError(
-            f"{path} is damaged: {error}",
-            fix=f"remove it, and its photographs are counted again: rm '{path}'",
-        ) from error
+    with open_parquet(
+        path,
+        source=str(path),
+        problem="is damaged",
+        fix=f"remove it, and its photographs are counted again: rm '{path}'",
+    ) as file:
+        if file.schema_arrow.names != schema().names:
+            raise DataError(
+                f"{path} is no file of counts: it has the columns "
+                f"{', '.join(file.schema_arrow.names)[:SHOWN]}",
+                fix=f"move it out of the folder: mv '{path}' ..",
+            )
+        return file.read(None if columns is None else list(columns))

@@ -1,16 +1,28 @@
 """Files that lie behind a URL: everything that fsspec opens, such as s3://bucket/key."""
 
 import contextlib
+import os
+import re
 from collections.abc import Iterator, Mapping
-from pathlib import PurePosixPath
+from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
-from crowdrt.data.images import SUFFIXES
+from crowdrt.data.images import check_file, is_image, opening
 from crowdrt.errors import CrowdRTError, DataError, MissingDependencyError
 from crowdrt.lazy import require
 
 EXTRA = "cluster"
 CHANGES = ("ETag", "etag", "mtime", "LastModified", "last_modified")  # what stores call it
+MAX_BYTES = 1 << 30  # of a photograph; the largest that is decoded has 0.7 GB as a 16-bit TIFF
+CREDENTIALS = "give credentials to the environment, as the store's own tools take them"
+USER = re.compile(r"(?<=://)[^/@]*@")
+# the signatures of S3, Google, CloudFront and Azure, and what other servers call a secret
+SIGNATURES = {
+    *("x-amz-signature", "x-amz-credential", "x-amz-security-token", "awsaccesskeyid"),
+    *("x-goog-signature", "x-goog-credential", "googleaccessid"),
+    *("signature", "sig", "token", "access_token", "api_key"),
+}
 
 
 def is_url(name: str) -> bool:
@@ -18,14 +30,35 @@ def is_url(name: str) -> bool:
     return "://" in name
 
 
+def check_public(url: str) -> None:
+    """Refuse a URL that holds a secret: it is a photograph's name, and names are written.
+
+    Raises:
+        DataError: it does, and is named without it.
+    """
+    for part in url.split("::"):  # zip://a.jpg::ftp://...
+        scheme, user = urlsplit(part).scheme, USER.search(part)
+        # the account of abfs://container@account is no secret
+        if user and (":" in user[0] or scheme in ("http", "https")):
+            raise DataError(f"{USER.sub('...@', part)} holds a user or a password", fix=CREDENTIALS)
+        query = urlsplit(part).query
+        if found := SIGNATURES & {key.lower() for key, _ in parse_qsl(query)}:
+            raise DataError(
+                f"{part.partition('?')[0]} is signed ({', '.join(sorted(found))}): everybody who "
+                "reads the results could open it, and signed again it would be another photograph",
+                fix=f"name it without its signature, such as s3://bucket/key, and {CREDENTIALS}",
+            )
+
+
 @contextlib.contextmanager
 def opening_store(url: str) -> Iterator[tuple[Any, str]]:
     """Yield the file system of a URL and the place in it.
 
     Raises:
-        DataError: the block could not do what it wanted there.
+        DataError: the block could not do what it wanted there, or the URL holds a secret.
         MissingDependencyError: fsspec needs one library more for this kind of URL.
     """
+    check_public(url)
     fsspec = require("fsspec", extra=EXTRA)
     try:
         yield fsspec.core.url_to_fs(url)
@@ -42,28 +75,81 @@ def opening_store(url: str) -> Iterator[tuple[Any, str]]:
         said = str(error) or type(error).__name__
         raise DataError(
             f"{url} cannot be read: {said}",
-            fix="check the URL and who may read it; credentials come from the environment, as the "
-            "store's own tools take them",
+            fix=f"check the URL and who may read it; {CREDENTIALS}",
         ) from error
 
 
+def read_file(path: Path) -> bytes:
+    """Return the bytes of a photograph on disk.
+
+    Raises:
+        DataError: it is missing, no ordinary file, empty or absurdly large.
+    """
+    check_file(path)
+    with opening(path), path.open("rb") as file:
+        # before reading: files of the kernel, such as /proc/kmsg, say 0 and may block for ever
+        check_length(os.fstat(file.fileno()).st_size, path)
+        content = file.read(MAX_BYTES + 1)
+    check_length(len(content), path)
+    return content
+
+
 def read_url(url: str) -> bytes:
-    """Return the bytes behind a URL."""
+    """Return the bytes behind a URL.
+
+    Raises:
+        DataError: nothing is there, it cannot be read, or is empty or absurdly large.
+    """
     with opening_store(url) as (store, place):
-        content: bytes = store.cat_file(place)
-        return content
+        if isinstance(store, require("fsspec.implementations.local", extra=EXTRA).LocalFileSystem):
+            return read_file(Path(place))
+        with store.open(place, "rb") as file:
+            content = read_at_most(file, MAX_BYTES + 1)
+    check_length(len(content), url)
+    return content
 
 
-def images_below(store: Any, place: str) -> dict[str, Mapping[str, Any]]:
-    """Return the images at any depth below a place by their URLs, hidden ones left out."""
+def read_at_most(file: Any, num_bytes: int) -> bytes:
+    """Read so many bytes, or all there are; a file over HTTP gives what has arrived."""
+    parts: list[bytes] = []
+    while num_bytes and (part := file.read(num_bytes)):
+        parts.append(part)
+        num_bytes -= len(part)
+    return b"".join(parts)
+
+
+def check_length(num_bytes: int, source: Path | str) -> None:
+    """Refuse what is empty, and what is too long for a photograph."""
+    if not num_bytes:
+        raise DataError(f"{source} is empty", fix="copy or download it again, or remove it")
+    if num_bytes > MAX_BYTES:
+        raise DataError(
+            f"{source} has more than {MAX_BYTES:,} bytes, too many for a photograph",
+            fix="save it smaller, or remove it",
+        )
+
+
+def images_below(store: Any, place: str, url: str) -> dict[str, Mapping[str, Any]]:
+    """Return the images at any depth below a URL by theirs, hidden ones left out.
+
+    Raises:
+        DataError: the URL is a chain: what is below cannot be named.
+    """
+    if "::" in url:
+        raise DataError(
+            f"{url} is a folder in an archive", fix="unpack it, or list the photographs: LIST.txt"
+        )
+    scheme, _, top = url.partition("://")
+    # not `unstrip_protocol`, which forgets the host of ftp://, sftp:// and hdfs://
+    top = f"{scheme}://{top.rstrip('/')}/" if top else f"{scheme}://"
     found = store.find(place, detail=True)
-    images = [each for each in found if _is_image(each.removeprefix(place))]
-    return {store.unstrip_protocol(each): found[each] for each in images}
+    below = {each.removeprefix(place).lstrip("/"): each for each in found}
+    return {top + name: found[below[name]] for name in below if _is_shown(name)}
 
 
-def _is_image(below: str) -> bool:
-    path = PurePosixPath(below)
-    return path.suffix.lower() in SUFFIXES and not any(part[0] == "." for part in path.parts)
+def _is_shown(below: str) -> bool:
+    *folders, name = below.split("/")
+    return is_image(name) and not any(folder[:1] == "." for folder in folders)
 
 
 def stamp_of(details: Mapping[str, Any]) -> str | None:
