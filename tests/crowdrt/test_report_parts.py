@@ -10,7 +10,6 @@ import pytest
 from crowdrt.benchmarks.tables.compression.rows import CompressionRow, row_line
 from crowdrt.benchmarks.timing.records import append_records
 from crowdrt.contracts import Measurement
-from crowdrt.errors import BenchmarkError
 from crowdrt.manifest import manifest_path, sha256_file, write_json
 from crowdrt.pipeline.networks import Origin
 from crowdrt.pipeline.precision.record import Methods, methods_of, write_methods
@@ -136,15 +135,36 @@ def test_a_record_names_no_folder(tmp_path):
 @pytest.mark.parametrize(
     "change", [{"schema": 2}, {"rows": [{"name": "fp32"}]}, {"rows": None}, {"sha256": None}]
 )
-def test_a_damaged_record_says_how_to_make_it_again(tmp_path, change):
+def test_a_damaged_record_is_left_out_and_says_how_to_make_it_again(tmp_path, change, capsys):
+    older = keep(tmp_path / "older", "sha", [method("int8 minmax", mae=2.0)])
+    os.utime(older, (1e9, 1e9))
     path = keep(tmp_path, "sha")
     document = json.loads(path.read_text()) | change
     if change.get("sha256", "") is None:
         del document["sha256"]
     path.write_text(json.dumps(document))
-    with pytest.raises(BenchmarkError, match="no whole record of precisions") as caught:
-        methods_of(tmp_path, "sha")
-    assert f"-o {tmp_path}" in caught.value.fix
+    assert [line.mae for line in methods_of(tmp_path, "sha").lines] == [2.0]
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"{path} is no whole record of precisions" in said
+    assert f"-o {tmp_path}" in said
+
+
+def test_a_page_is_written_beside_records_that_are_damaged_or_of_others(crowdrt, run_folder):
+    digest = sha256_file(run_folder / "tiny.onnx")
+    for name, of, schema in (("own", digest, 1), ("old", digest, 0), ("others", "ab" * 32, 0)):
+        path = keep(run_folder / name, of)
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"schema": schema}))
+    for name, text in (("own", row_line(compared((147.25,), 30.0))), ("old", '{"schema": 0}')):
+        path = run_folder / name / "compression.jsonl"
+        path.write_text(text + "\n")
+        os.utime(path, (1e9, 1e9) if name == "own" else (2e9, 2e9))
+    page, said = page_of(crowdrt, run_folder)
+    assert "Calibration methods" in page
+    assert "147.25" in page
+    said = " ".join(said.split())
+    assert "old/precisions.json is no whole record of precisions" in said
+    assert "others/precisions.json is of another network" in said
+    assert "old/compression.jsonl, line 1 is no whole row" in said
 
 
 def test_what_an_export_stripped_is_shown_with_its_proof(tmp_path):

@@ -34,32 +34,40 @@ def write_methods(out: Path, methods: Methods, rows: Sequence[dict[str, Any]]) -
 def methods_of(folder: Path, sha256: str) -> MethodsTable | None:
     """Return the newest record in a run's folder, or in a folder inside it, of its FP32 file.
 
+    One of another network is left out, and so is a damaged one, or another version's; each is said.
+
     Args:
         folder: of the run.
         sha256: of the FP32 file that the run exported.
-
-    Raises:
-        BenchmarkError: a record is damaged, or another version's.
     """
     paths = [*folder.glob(RECORD), *folder.glob(f"*/{RECORD}")]
     paths.sort(key=lambda path: (path.stat().st_mtime, path))
     own = []
     for path in paths:
-        table, of = read_methods(path)
-        if of == sha256:
-            own.append(table)
-        else:
+        of = (read_json(path) or {}).get("sha256")
+        if isinstance(of, str) and of != sha256:
             say(f"{path} is of another network than this run's, and is not shown")
+            continue
+        try:
+            own.append(read_methods(path))
+        except BenchmarkError as error:
+            say(f"{error.problem}; it is left out. To have it, {error.fix}")
     return own[-1] if own else None
 
 
-def read_methods(path: Path) -> tuple[MethodsTable, str]:
-    """Return the table of a record, and the hash of the file that it is of."""
+def read_methods(path: Path) -> MethodsTable:
+    """Return the table of a record.
+
+    Raises:
+        BenchmarkError: it is damaged, names no file, or is another version's.
+    """
     document = read_json(path) or {}
     try:
         if (schema := document.get("schema")) != SCHEMA:
             raise ValueError(f"schema {schema!r} is not {SCHEMA}")
-        return table_of(document), str(document["sha256"])
+        if not isinstance(document["sha256"], str):
+            raise TypeError("sha256 is no text")
+        return table_of(document)
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise BenchmarkError(
             f"{path} is no whole record of precisions: {type(error).__name__}: {error}",

@@ -11,8 +11,13 @@ from crowdrt.benchmarks.tables import formats
 from crowdrt.benchmarks.tables.compression import plot, render
 from crowdrt.benchmarks.tables.compression.judgement import Judged, judge
 from crowdrt.benchmarks.tables.compression.printed import SKT_TABLE_5
-from crowdrt.benchmarks.tables.compression.rows import not_run, ordered, read_compression
-from crowdrt.console import show_table, tell
+from crowdrt.benchmarks.tables.compression.rows import (
+    CompressionRow,
+    not_run,
+    ordered,
+    read_compression,
+)
+from crowdrt.console import say, show_table, tell
 from crowdrt.errors import BenchmarkError
 
 COMPRESSION_RECORDS = Path(__file__).resolve().parents[3] / "results" / "compression.jsonl"
@@ -78,14 +83,21 @@ class ComparisonTable:
 def comparison_in(folder: Path) -> ComparedNetworks | None:
     """Return the newest comparison in a run's folder, or in a folder inside it.
 
-    Raises:
-        BenchmarkError: the record is damaged.
+    A damaged one, or another version's, is said and left out.
     """
     paths = [*folder.glob(COMPRESSION_RECORDS.name), *folder.glob(f"*/{COMPRESSION_RECORDS.name}")]
-    if not paths:
-        return None
-    newest = max(paths, key=lambda path: (path.stat().st_mtime, path))
-    rows = judge(ordered(read_compression(newest)))
+    paths.sort(key=lambda path: (path.stat().st_mtime, path), reverse=True)
+    for path in paths:
+        try:
+            return compared(read_compression(path))
+        except BenchmarkError as error:
+            say(f"{error.problem}; it is left out. To have it, {error.fix}")
+    return None
+
+
+def compared(read: Sequence[CompressionRow]) -> ComparedNetworks:
+    """Return a comparison as the page shows it."""
+    rows = judge(ordered(read))
     return ComparedNetworks(
         plot=plot.compression_plot(rows),
         lines=[
