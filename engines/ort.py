@@ -124,7 +124,8 @@ def with_names(model: Path | bytes) -> bytes:
     graph = read_graph(model)
     for node in graph.graph.node:
         node.name = name_of(node)
-    return graph.SerializeToString()
+    content: bytes = graph.SerializeToString()
+    return content
 
 
 def read_graph(model: Path | bytes) -> onnx.ModelProto:

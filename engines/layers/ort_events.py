@@ -97,13 +97,14 @@ def node_of(event: Event, graph: onnx.GraphProto) -> onnx.NodeProto | None:
     """
     facts, said = event["args"], str(event["name"]).removesuffix(ENDING)
     kind = facts.get("op_name")
-    called = [node for node in graph.node if (node.name, node.op_type) == (said, kind)]
+    nodes: list[onnx.NodeProto] = list(graph.node)
+    called = [node for node in nodes if (node.name, node.op_type) == (said, kind)]
     if len(called) == 1:
         return called[0]
     place = int(facts.get("node_index", -1))
-    if not 0 <= place < len(graph.node):
+    if not 0 <= place < len(nodes):
         return None
-    node = graph.node[place]
+    node = nodes[place]
     return node if node.op_type == kind and node.name in ("", said) else None
 
 
