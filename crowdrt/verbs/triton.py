@@ -25,7 +25,9 @@ def triton(
     new_version: Annotated[
         bool, typer.Option("--new-version", help="A changed network becomes version N + 1.")
     ] = False,
-    max_batch: Annotated[int, typer.Option(help="Images at a time, where any may be.")] = 4,
+    max_batch: Annotated[
+        int | None, typer.Option(help="Images at a time, where any may be; default 4.")
+    ] = None,
     instances: Annotated[int, typer.Option(help="Of each model, on the CPU or each GPU.")] = 1,
     threads: Annotated[
         int, typer.Option(min=0, help="Of an instance on the CPU; 0: as the engine was built.")
@@ -33,13 +35,14 @@ def triton(
     as_json: AsJson = False,
 ) -> None:
     """Write a model repository for NVIDIA Triton, with a client."""
-    from crowdrt.pipeline.serving.config import ServingOptions
+    from crowdrt.pipeline.serving.config import MAX_BATCH, ServingOptions
     from crowdrt.pipeline.serving.repository import show_placed, write_repository
 
+    batch = MAX_BATCH if max_batch is None else max_batch
     placed = write_repository(
         engines,
         output,
-        options=ServingOptions(max_batch=max_batch, instances=instances, num_threads=threads),
+        options=ServingOptions(max_batch=batch, instances=instances, num_threads=threads),
         name=name,
         only=only,
         onnx=onnx or [],

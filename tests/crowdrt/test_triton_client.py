@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import onnx
 import pytest
+from google.protobuf import text_format
 from PIL import Image
 from stand_in_triton import serving
 
@@ -15,7 +16,7 @@ from crowdrt.data.preprocess import load_feed
 from crowdrt.engines.trt.building.options import PlanOptions
 from crowdrt.engines.trt.graphs.graph import at_largest
 from crowdrt.pipeline.serving import client
-from crowdrt.pipeline.serving.config import client_facts
+from crowdrt.pipeline.serving.config import client_facts, read_config
 from crowdrt.pipeline.serving.served import from_onnx
 
 GREY = Preprocessing(channels="grey", mean=(100.0,), std=(50.0,), stride=16)
@@ -173,6 +174,38 @@ def test_pixels_are_normalised_where_the_network_wants_that(facts):
     floats = client.as_type(pixels, "TYPE_FP32", facts)  # a plan with --float-input
     assert floats.dtype == np.float32
     np.testing.assert_array_equal(floats, pixels)
+
+
+def test_a_photograph_that_cannot_be_counted_costs_its_line(crowdrt, tiny, tmp_path):
+    crowdrt("triton", tiny.onnx, "-o", tmp_path / "repo", "--only", "count", "--json").json()
+    good = sorted(tiny.photos.glob("*.jpg"))[:2]
+    (tmp_path / "bad.jpg").write_bytes(b"no image")
+    Image.fromarray(np.zeros((40, 40), np.uint16)).save(tmp_path / "grey16.png")
+    paths = [good[0], tmp_path / "bad.jpg", tmp_path / "gone.jpg", tmp_path / "grey16.png", good[1]]
+    with serving(tmp_path / "repo") as url:
+        command = [sys.executable, str(tmp_path / "repo" / "client.py"), "tiny", *map(str, paths)]
+        ended = subprocess.run(
+            [*command, "--url", url], capture_output=True, text=True, check=False
+        )
+    assert ended.returncode == 1
+    assert [line.split("\t")[0] for line in ended.stdout.splitlines()] == list(map(str, good))
+    assert [line.partition(":")[0] for line in ended.stderr.splitlines()] == [
+        str(path) for path in paths[1:4]
+    ]
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_model_of_somebody_else_is_refused_in_words(crowdrt, tiny, tmp_path):
+    crowdrt("triton", tiny.onnx, "-o", tmp_path / "repo", "--only", "count", "--json").json()
+    path = tmp_path / "repo" / "tiny" / "config.pbtxt"
+    config = read_config(path)
+    del config.parameters["crowdrt"]
+    path.write_text(text_format.MessageToString(config))
+    with (
+        serving(tmp_path / "repo") as url,
+        pytest.raises(SystemExit, match="in the parameter `crowdrt`"),
+    ):
+        client.Counter(url, "tiny")
 
 
 def test_a_server_that_is_not_there(tiny, tmp_path, crowdrt):

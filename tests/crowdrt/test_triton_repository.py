@@ -1,6 +1,7 @@
 """`crowdrt triton`: what is written, what is kept, and what is refused."""
 
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -278,6 +279,64 @@ def test_a_model_that_clients_would_find_changed_is_refused(triton, tiny, repo, 
     assert answer.code == 1
     assert "serves another network: its inputs" in answer.err
     assert tree(repo) == before
+
+
+def changed_facts(path, change):
+    config = read_config(path)
+    facts = json.loads(config.parameters["crowdrt"].string_value)
+    change(facts)
+    config.parameters["crowdrt"].string_value = json.dumps(facts)
+    path.write_text(text_format.MessageToString(config))
+
+
+def test_a_configuration_that_says_less_or_more_is_kept(triton, tiny, repo):
+    triton(tiny.onnx, "--only", "count").json()
+    config = repo / "tiny" / "config.pbtxt"
+    changed_facts(config, lambda facts: facts.pop("fixed_size"))
+    changed_facts(config, lambda facts: facts.update(new=1))
+    assert triton(tiny.onnx, "--only", "count").json()["models"][0]["state"] == "kept"
+    changed_facts(config, lambda facts: facts.update(stride=facts["stride"] * 2))
+    assert "serves another network" in triton(tiny.onnx, "--only", "count").err
+
+
+@pytest.mark.parametrize("said", [None, "no JSON", "[]"])
+def test_a_configuration_of_somebody_else_is_no_version_of_ours(triton, tiny, repo, said):
+    triton(tiny.onnx, "--only", "count").json()
+    path = repo / "tiny" / "config.pbtxt"
+    config = read_config(path)
+    del config.parameters["crowdrt"]
+    if said is not None:
+        config.parameters["crowdrt"].string_value = said
+    path.write_text(text_format.MessageToString(config))
+    assert "serves another network" in triton(tiny.onnx, "--only", "count").err
+
+
+def test_a_link_to_another_disk_is_written_there(triton, tiny, repo, tmp_path, monkeypatch):
+    (tmp_path / "disk" / "repo").mkdir(parents=True)
+    repo.symlink_to(tmp_path / "disk" / "repo")
+    rename = Path.rename
+
+    def within_a_disk(self, target):
+        if self.parent.resolve().is_relative_to(tmp_path / "disk") != (
+            target.parent.resolve().is_relative_to(tmp_path / "disk")
+        ):
+            raise OSError(18, "Invalid cross-device link")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", within_a_disk)
+    triton(tiny.onnx, "--only", "count").json()
+    assert repo.is_symlink()
+    assert sorted(p.name for p in (tmp_path / "disk" / "repo").iterdir()) == ["client.py", "tiny"]
+
+
+def test_what_a_killed_call_left_is_removed(triton, tiny, repo, tmp_path):
+    names = (".repo.tmp-1", "..repo.tmp-1.tmp-x", ".repo-2.tmp-1", "..repo.tmp-2.tmp-y")
+    for name in names:
+        (tmp_path / name / "tiny").mkdir(parents=True)
+        os.utime(tmp_path / name, (0, 0))
+    os.utime(tmp_path / names[-1])  # of a call that is at work
+    triton(tiny.onnx, "--only", "count").json()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["..repo.tmp-2.tmp-y", names[2], "repo"]
 
 
 def test_others_in_the_repository_are_left_alone(triton, tiny, repo):

@@ -6,6 +6,7 @@ network is asked of the server: it is the parameter `crowdrt` of the model's con
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ def decode(path: Path, channels: str) -> npt.NDArray[np.uint8]:
     with Image.open(path) as image:
         upright = ImageOps.exif_transpose(image)
         if upright.mode in ("F", "LAB") or upright.mode.startswith("I"):
-            raise SystemExit(f"{path}: pixels of mode {upright.mode}; save it with 8 bits each")
+            raise SystemExit(f"pixels of mode {upright.mode}; save it with 8 bits each")
         if upright.has_transparency_data:
             white = Image.new("RGBA", upright.size, "white")
             upright = Image.alpha_composite(white, upright.convert("RGBA"))
@@ -55,11 +56,11 @@ def prepare(path: Path, facts: dict[str, Any], dims: list[int]) -> tuple[Array, 
     size = (own[0] if dims[1] < 0 else dims[1], own[1] if dims[2] < 0 else dims[2])
     if facts["fixed_size"] and own != size:
         raise SystemExit(
-            f"{path} has not {size[0]}x{size[1]} px: this network counts tiles of that size, which "
+            f"it has not {size[0]}x{size[1]} px: this network counts tiles of that size, which "
             "`crowdrt count` cuts; send it tiles, and add up their counts"
         )
     if own[0] > size[0] or own[1] > size[1]:
-        raise SystemExit(f"{path} needs {own[0]}x{own[1]} px, the model takes {size[0]}x{size[1]}")
+        raise SystemExit(f"it needs {own[0]}x{own[1]} px, the model takes {size[0]}x{size[1]}")
     return padded(image, size, facts["pad_value"])[None], own
 
 
@@ -104,7 +105,13 @@ class Counter:
         self.triton, self.model = triton, model
         self.server = triton.InferenceServerClient(url)
         config = self.server.get_model_config(model)
-        self.facts = json.loads(config["parameters"]["crowdrt"]["string_value"])
+        said = config.get("parameters", {}).get("crowdrt")
+        if said is None:
+            raise SystemExit(
+                f"{model} does not say how a photograph enters it, in the parameter `crowdrt` of "
+                "its configuration: ask a model that `crowdrt triton` wrote"
+            )
+        self.facts = json.loads(said["string_value"])
         self.input = config["input"][0]
         self.dims = [int(axis) for axis in self.input["dims"]]
         self.batched = int(config.get("max_batch_size", 0)) > 0
@@ -129,8 +136,20 @@ class Counter:
         )
 
 
+def count_all(counter: Counter, paths: list[Path]) -> int:
+    """Print a line for every photograph; returns how many could not be counted."""
+    num_failed = 0
+    for path in paths:
+        try:
+            print(f"{path}\t{counter.count(path):.3f}", flush=True)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 (decoders have many; others count)
+            num_failed += 1
+            print(f"{path}: {error}", file=sys.stderr)
+    return num_failed
+
+
 def main() -> None:
-    """Print a line for every photograph."""
+    """Count the photographs; the exit status is 1 where one could not be."""
     parser = argparse.ArgumentParser(description="Count people through a Triton server.")
     parser.add_argument("model")
     parser.add_argument("photographs", nargs="+", type=Path)
@@ -140,10 +159,9 @@ def main() -> None:
 
     try:
         counter = Counter(arguments.url, arguments.model)
-        for path in arguments.photographs:
-            print(f"{path}\t{counter.count(path):.3f}", flush=True)
-    except (OSError, InferenceServerException) as error:  # no server, no photograph, a refusal
+    except (OSError, InferenceServerException) as error:  # no server, or no such model
         raise SystemExit(f"{arguments.url}: {error}") from error
+    sys.exit(1 if count_all(counter, arguments.photographs) else 0)
 
 
 if __name__ == "__main__":

@@ -128,10 +128,35 @@ def read_config(path: Path) -> Any:
         ) from error
 
 
-def contract(config: Any) -> Any:
-    """Return what clients rest on; how many instances and batches there are is the operator's."""
+def keeps_contract(there: Any, here: Any) -> bool:
+    """Say whether clients of one configuration can rest on another.
+
+    How many instances and batches there are is the operator's; and a newer crowdrt may say more of
+    a network than an older one did.
+    """
+    if _tensors(there) != _tensors(here):
+        return False
+    old, new = _facts(there), _facts(here)
+    return (
+        old is not None
+        and new is not None
+        and all(old[key] == new[key] for key in old.keys() & new.keys())
+    )
+
+
+def _tensors(config: Any) -> Any:
     kept = type(config)(name=config.name, backend=config.backend, platform=config.platform)
     kept.input.extend(config.input)
     kept.output.extend(config.output)
-    kept.parameters[CLIENT_KEY].string_value = config.parameters[CLIENT_KEY].string_value
     return kept
+
+
+def _facts(config: Any) -> dict[str, Any] | None:
+    """Return what `client_facts` wrote; None where nobody did."""
+    if CLIENT_KEY not in config.parameters:
+        return None
+    try:
+        facts = json.loads(config.parameters[CLIENT_KEY].string_value)
+    except ValueError:
+        return None
+    return facts if isinstance(facts, dict) else None

@@ -5,9 +5,12 @@ appears at once, a model or a version in an existing one too. If a move fails, t
 taken back.
 """
 
+import contextlib
+import glob
 import os
 import re
 import shutil
+import time
 import uuid
 from collections import Counter
 from collections.abc import Sequence
@@ -34,7 +37,7 @@ from crowdrt.pipeline.serving.config import (
     CONFIG,
     EXTRA,
     ServingOptions,
-    contract,
+    keeps_contract,
     model_config,
     read_config,
     write_config,
@@ -45,6 +48,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # it is part of every request'
 VERSION = re.compile(r"[1-9][0-9]*")
 DENSITY_MODEL = "-density"  # behind the name of the model that counts
 CLIENT = "client.py"
+STALE_S = 3600.0  # what lies beside a repository for so long belongs to a call that was killed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,7 +195,7 @@ def place(model: Model, out: Path, *, new_version: bool) -> Placed:
     if not folder.exists():
         return Placed(model=model, version=1, state="new", config=model.config)
     there = read_config(folder / CONFIG)
-    if contract(there) != contract(model.config):
+    if not keeps_contract(there, model.config):
         raise CrowdRTError(
             f"{folder} serves another network: its inputs, outputs or preparation differ",
             fix="give this one another name, --name NAME, or another repository, -o OTHER/",
@@ -220,7 +224,9 @@ def write_placed(placed: Sequence[Placed], out: Path) -> None:
     wanted = own_client(out)
     if not new and wanted is None:
         return
-    out = Path(os.path.abspath(out))  # noqa: PTH100 - `repo/.` and `..` have no name of their own
+    # `repo/.` and `..` have no name of their own, and beside a link is perhaps another disk
+    out = Path(os.path.realpath(out))
+    sweep(out)
     stage = out.with_name(f".{out.name}.tmp-{uuid.uuid4().hex}")
     try:
         with write_folder_whole(stage) as folder:
@@ -235,6 +241,15 @@ def write_placed(placed: Sequence[Placed], out: Path) -> None:
         raise cannot_write(out, error) from error
     finally:
         shutil.rmtree(stage, ignore_errors=True)
+
+
+def sweep(out: Path) -> None:
+    """Remove what calls that were killed left beside a repository."""
+    stage = f".{glob.escape(out.name)}.tmp-*"
+    for folder in [*out.parent.glob(stage), *out.parent.glob(f".{stage}")]:  # whole, and half made
+        with contextlib.suppress(OSError):
+            if time.time() - folder.stat().st_mtime > STALE_S:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def fill(folder: Path, placed: Placed) -> None:
