@@ -14,6 +14,7 @@ from crowdrt.benchmarks.labels import significant, size_label
 from crowdrt.benchmarks.layers.measure import profile_layers
 from crowdrt.benchmarks.layers.peaks import PeakConfig
 from crowdrt.benchmarks.layers.records import (
+    SCHEMA,
     LayerCost,
     LayerProfile,
     append_profiles,
@@ -131,16 +132,18 @@ def profile_stage(
 
     Raises:
         BenchmarkError: an engine, or the process that ran it, failed.
+        CrowdRTError: a file could not be written.
     """
     engines = [
         (engine_contender(path, store, num_threads), engine_folder(path, store), path)
         for path in networks
     ]
     made_from = {
-        "engines": [f"{c.name} {c.engine_version} {c.sha256}" for c, *_ in engines],
+        "engines": [f"{c.name} {c.sha256} {folder.name}" for c, folder, _ in engines],
         "size": size,
         "num_threads": num_threads,
         "machine": machine_identity(),
+        "schema": SCHEMA,
     }
     done = reusable(out, made_from=made_from)
     if done is None:

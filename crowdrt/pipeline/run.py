@@ -15,8 +15,7 @@ from crowdrt.benchmarks.timing.records import read_records, record_line
 from crowdrt.console import say, tell
 from crowdrt.contracts import Artifact, Measurement, Precision, Recipe, Sample, Size
 from crowdrt.engines.base import open_engine
-from crowdrt.engines.machine import machine_identity
-from crowdrt.errors import BenchmarkError
+from crowdrt.errors import BenchmarkError, CrowdRTError
 from crowdrt.lazy import TRAIN, check_installed
 from crowdrt.manifest import reusable, write_json, write_manifest, write_whole
 from crowdrt.pipeline.counting import describe_accuracy, draw_overlays, has_map
@@ -41,9 +40,10 @@ from crowdrt.pipeline.precision.forms import (
     remembering,
     stopped_row,
 )
+from crowdrt.pipeline.precision.races import race_identity
 from crowdrt.pipeline.profiling import profile_stage
 from crowdrt.pipeline.reporting import LAYERS, DocumentedRun, read_counts, rows_of, write_run_report
-from crowdrt.pipeline.stages import as_json, build_stage, export_stage
+from crowdrt.pipeline.stages import as_json, build_stage, engine_folder, export_stage
 from crowdrt.pipeline.tables.raced import RaceTable
 
 NUM_OVERLAYS = 6
@@ -293,12 +293,11 @@ def race_stage(
     contenders += [each for p, each in ours.items() if summary.held(p)]
     stopped = [(each, summary.verdicts[p]) for p, each in ours.items() if not summary.held(p)]
     path = out / "records.jsonl"
+    folders = [engine_folder(each, store) for p, each in networks.items() if summary.held(p)]
     made_from = {
-        "contenders": [f"{c.name} {c.engine_version} {c.sha256}" for c in contenders],
+        **race_identity(contenders, folders, num_threads),
         "stopped": [f"{c.sha256} {verdict.reason}" for c, verdict in stopped],
         "sizes": recipe.sizes,
-        "num_threads": num_threads,
-        "machine": machine_identity(),
     }
     done = reusable(path, made_from=made_from)
     if done is None:
@@ -339,7 +338,8 @@ def layers_stage(
     start = time.perf_counter()
     try:
         done = profile_stage(networks, size, out / LAYERS, store, num_threads)
-    except BenchmarkError as error:
+    except CrowdRTError as error:
+        (out / LAYERS).unlink(missing_ok=True)  # of an earlier run, of other engines perhaps
         summary.did("layers", f"none: {error.problem}", since=start)
         return
     detail = f"{len(networks)} engines at {size_label(size)}"

@@ -17,7 +17,7 @@ from crowdrt.data.heads.shanghaitech import read_split
 from crowdrt.engines.base import open_engine
 from crowdrt.errors import BenchmarkError, CrowdRTError, RecipeError
 from crowdrt.learning import Distillation, Pruning, Quantization, Transfer
-from crowdrt.manifest import sha256_file
+from crowdrt.manifest import manifest_path, sha256_file, write_json
 from crowdrt.models import build_model
 from crowdrt.models.weights import save_weights
 from crowdrt.pipeline.comparison import comparing, entrants, forms
@@ -27,6 +27,7 @@ from crowdrt.pipeline.comparison.methods import method_of
 from crowdrt.pipeline.comparison.rows import settings_of
 from crowdrt.pipeline.comparison.sweeping import SweepOptions, sweep_stage
 from crowdrt.pipeline.networks import shipped_weights
+from crowdrt.pipeline.precision.races import identities
 from crowdrt.recipes import recipe_named
 
 SIZE = (96, 128)
@@ -317,6 +318,8 @@ def test_a_race_in_which_one_broke_down_is_run_again(
     copied = Path(shutil.copytree(compared[1], tmp_path / "out"))
     records = copied / "race.jsonl"
     lines = [json.loads(line) | {"run_id": "1"} for line in records.read_text().splitlines()]
+    (kept,) = identities(records).values()
+    write_json(manifest_path(records), {"races": {"1": kept}})
     lines[0] |= {"samples_ms": [], "verdict": "failed: out of memory"}
     records.write_text("".join(json.dumps(line) + "\n" for line in lines))
     raced = []

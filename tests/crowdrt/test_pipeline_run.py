@@ -16,6 +16,7 @@ from crowdrt.calibration.fp16.cast import CastConfig
 from crowdrt.contracts import Gate, Measurement, Preprocessing, Sample
 from crowdrt.data.images import read_image
 from crowdrt.data.synthetic.photographs import crowd_photograph
+from crowdrt.engines.store import KINDS
 from crowdrt.errors import RecipeError
 from crowdrt.manifest import sha256_file
 from crowdrt.pipeline.photographs import evenly, photographs, proof_photographs, split
@@ -154,6 +155,26 @@ def test_a_second_run_reuses_all_and_says_so(
     assert "FP32: MAE" in said.out
     assert "INT8 gate" in said.out
     assert said.out.splitlines()[-1] == str(exported / "report.html")
+
+
+@pytest.mark.parametrize("changed", ["engine", "race", "layers"])
+def test_what_would_run_otherwise_today_is_timed_again(
+    changed, crowdrt, tiny_recipe, photos, exported, without_race_and_report, monkeypatch
+):
+    command = ("run", "tiny", "--data", photos, "--out", exported, "--json")
+    crowdrt(*command)
+    if changed == "engine":  # ours are built otherwise than before, of the same files
+        monkeypatch.setitem(KINDS, "onnxruntime", replace(KINDS["onnxruntime"], format=99))
+    elif changed == "race":
+        monkeypatch.setattr("crowdrt.pipeline.precision.races.SCHEMA", 99)
+    else:
+        monkeypatch.setattr("crowdrt.pipeline.profiling.SCHEMA", 99)
+    others = {
+        "engine": set(),
+        "race": {"build", "build2", "count", "count2", "layers"},
+        "layers": {"build", "build2", "count", "count2", "race"},
+    }
+    assert set(reused(crowdrt(*command).json())) == {"export", "calibrate", *others[changed]}
 
 
 def test_only_what_depends_on_a_change_is_done_again(

@@ -8,7 +8,7 @@ import onnx
 import pytest
 
 from crowdrt.benchmarks.layers.records import read_profiles
-from crowdrt.errors import BenchmarkError
+from crowdrt.errors import BenchmarkError, CrowdRTError
 from crowdrt.onnx_graph import int8_convs, layer_macs
 from crowdrt.pipeline.run import RunSummary, layers_stage
 
@@ -87,12 +87,14 @@ def test_one_engine_at_one_size_with_a_profiler(crowdrt, tiny, tmp_path):
     assert "no engine folder" in refused(crowdrt, tmp_path)
 
 
-def test_a_run_goes_on_without_layers(tiny_recipe, tiny, tmp_path, monkeypatch):
+@pytest.mark.parametrize("where", ["profile_layers", "engine_contender"])
+@pytest.mark.parametrize("kind", [BenchmarkError, CrowdRTError])  # the latter: a full disk
+def test_a_run_goes_on_without_layers(where, kind, tiny_recipe, tiny, tmp_path, monkeypatch):
     def broken(*_args, **_options):
-        raise BenchmarkError("the layers could not be timed", fix="none")
+        raise kind("the layers could not be timed", fix="none")
 
     (tmp_path / "layers.jsonl").write_text("of an earlier run")
-    monkeypatch.setattr("crowdrt.pipeline.profiling.profile_layers", broken)
+    monkeypatch.setattr(f"crowdrt.pipeline.profiling.{where}", broken)
     summary = RunSummary(recipe=tiny_recipe, folder=tmp_path)
     layers_stage([tiny.onnx], SIZE, tmp_path, summary, Path(tiny.store), 1)
     (stage,) = summary.stages

@@ -11,9 +11,9 @@ from crowdrt.benchmarks.tables.compression.judgement import Judged, judge
 from crowdrt.benchmarks.tables.compression.printed import TEACHER
 from crowdrt.benchmarks.tables.compression.rows import CompressionRow, ordered, row_line
 from crowdrt.benchmarks.timing.race import Contender, RaceConfig, race
-from crowdrt.benchmarks.timing.records import append_records, read_records
+from crowdrt.benchmarks.timing.records import read_records
 from crowdrt.console import say
-from crowdrt.contracts import Artifact, Measurement, Size, default_gates
+from crowdrt.contracts import Measurement, Size, default_gates
 from crowdrt.errors import BenchmarkError
 from crowdrt.export.complexity import Complexity, complexity_of_weights
 from crowdrt.manifest import cannot_write, write_json, write_whole
@@ -29,7 +29,8 @@ from crowdrt.pipeline.comparison.forms import (
 from crowdrt.pipeline.comparison.protocol import SWEEP, protocol_of
 from crowdrt.pipeline.comparison.rows import read_object
 from crowdrt.pipeline.measuring import eager_contender, engine_contender, race_photograph
-from crowdrt.pipeline.precision.table import recorded
+from crowdrt.pipeline.precision.races import keep_race, race_identity, recorded
+from crowdrt.pipeline.stages import engine_folder
 
 ROWS, RACES = "compression.jsonl", "race.jsonl"
 
@@ -114,29 +115,26 @@ def time_forms(
     forms: Sequence[Form], teacher: Entrant | None, records: Path, options: CompareOptions
 ) -> Mapping[str, Measurement]:
     """Race every form's file, and the teacher in eager PyTorch, or find exactly that recorded."""
-    files: dict[str, Artifact] = {}
+    folders: list[Path] = []
     contenders: list[Contender] = []
     threads = options.num_threads
     for form in forms:
         if (file := form.timed_file) is not None:
-            name = form.label
-            files[name] = file
             found = engine_contender(file.path, options.store, threads, [options.size])
-            contenders.append(replace(found, name=name))
+            contenders.append(replace(found, name=form.label))
+            folders.append(engine_folder(file.path, options.store))
     if teacher is not None:
         eager = eager_contender(origin_of(teacher.networks[0]), threads)
         contenders.append(replace(eager, name=f"{TEACHER} {EAGER}"))
-        weights = teacher.networks[0].weights
-        assert weights is not None
-        files[f"{TEACHER} {EAGER}"] = Artifact(path=weights, kind="weights", sha256=eager.sha256)
     if not contenders:
         return {}
-    measured = [] if options.fresh else recorded(records, files, options.size, threads)
+    identity = race_identity(contenders, folders, threads) | {"size": options.size}
+    measured = [] if options.fresh else recorded(records, identity)
     if not measured:
         say(f"racing {len(contenders)} engines for {options.seconds:g} s")
         config = RaceConfig(num_threads=threads, budget_s=options.seconds)
         measured = race(contenders, race_photograph(options.size), config)
-        append_records(records, measured)
+        keep_race(records, measured, identity)
     return {row.name: row for row in measured}
 
 

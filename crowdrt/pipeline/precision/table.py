@@ -14,7 +14,6 @@ from crowdrt.benchmarks.accuracy.comparison import Comparison
 from crowdrt.benchmarks.accuracy.counts import CountRow, Prediction, accuracy
 from crowdrt.benchmarks.accuracy.gates import Verdict
 from crowdrt.benchmarks.timing.race import RaceConfig, race
-from crowdrt.benchmarks.timing.records import append_records, read_records
 from crowdrt.calibration.fp16.cast import cast
 from crowdrt.calibration.sensitivity.search import SensitivityConfig
 from crowdrt.console import say
@@ -30,7 +29,6 @@ from crowdrt.contracts import (
     default_gates,
 )
 from crowdrt.data.heads.datasets import open_samples, without_copies
-from crowdrt.engines.machine import num_cores
 from crowdrt.errors import CalibrationError, RecipeError
 from crowdrt.manifest import read_manifest, sha256_file
 from crowdrt.onnx_file import graph_info
@@ -44,6 +42,7 @@ from crowdrt.pipeline.precision.forms import (
     judged,
     remembering,
 )
+from crowdrt.pipeline.precision.races import keep_race, race_identity, recorded
 from crowdrt.pipeline.precision.record import Methods, write_methods
 from crowdrt.pipeline.precision.sensitivity import sensitivity_stage
 from crowdrt.pipeline.reporting import read_counts
@@ -304,30 +303,15 @@ def time_forms(
     if not seconds:
         return {}
     records = out / "precisions.jsonl"
-    measured = [] if fresh else recorded(records, files, size, num_threads)
+    contenders = [
+        replace(engine_contender(file.path, store, num_threads, [size]), name=name)
+        for name, file in files.items()
+    ]
+    folders = [engine_folder(file.path, store) for file in files.values()]
+    identity = race_identity(contenders, folders, num_threads) | {"size": size}
+    measured = [] if fresh else recorded(records, identity)
     if not measured:
-        contenders = [
-            engine_contender(file.path, store, num_threads, [size]) for file in files.values()
-        ]
-        named = [replace(c, name=name) for c, name in zip(contenders, files, strict=True)]
         config = RaceConfig(num_threads=num_threads, budget_s=seconds)
-        measured = race(named, race_photograph(size), config)
-        append_records(records, measured)
+        measured = race(contenders, race_photograph(size), config)
+        keep_race(records, measured, identity)
     return {row.name: row for row in measured}
-
-
-def recorded(
-    records: Path, files: Mapping[str, Artifact], size: Size, num_threads: int
-) -> list[Measurement]:
-    """Return the newest race of exactly these files, if there was one in which all ran."""
-    if not records.is_file():
-        return []
-    wanted = {(name, file.sha256) for name, file in files.items()}
-    threads = num_threads or num_cores()
-    runs: dict[str, list[Measurement]] = {}
-    for row in read_records(records):
-        if row.size == size and row.num_threads == threads:
-            runs.setdefault(row.run_id, []).append(row)
-    whole = [run for run in runs.values() if all(row.samples_ms for row in run)]
-    same = [run for run in whole if {(r.name, r.sha256) for r in run} == wanted]
-    return same[-1] if same else []
