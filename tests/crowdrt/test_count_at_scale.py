@@ -37,7 +37,7 @@ from crowdrt.pipeline.tiling import Limits
 
 WAIT_S = 120.0
 NUM_NAMES = 12
-NUM_MANY = 500  # so many that a run that is killed after its first shard has more
+NUM_MANY = 200  # so many that a run that is killed after its first shard has more
 
 
 @pytest.fixture
@@ -291,6 +291,15 @@ def test_a_photograph_that_does_not_end_ends_its_process_and_slow_ones_do_not():
     assert steady == 13
     assert ended_by(stuck, 1.0) == "no photograph was done within 1 s, see --timeout"
     assert ended_by(-9, 1.0) == "signal 9"
+
+
+def test_a_photograph_for_which_there_is_no_time_becomes_a_row(settings, photos, tmp_path):
+    hasty = batched(settings, timeout_s=1e-4)
+    tally = count_at_scale([str(photos / "p1.jpg")], tmp_path / "out", hasty, workers=1)
+    assert (tally.num_counted, tally.num_errors) == (0, 1)
+    assert "lost 3 times: no photograph was done within 0.0001 s" in tally.reasons[0]
+    tally = count_at_scale([str(photos / "p1.jpg")], tmp_path / "out", settings, workers=1)
+    assert (tally.num_counted, tally.num_errors) == (1, 0)
 
 
 def test_times_that_are_none_are_refused(tiny, photos, tmp_path, crowdrt):

@@ -198,6 +198,7 @@ def test_a_folder_in_an_archive_is_refused_and_a_photograph_in_it_is_read(folder
     "url",
     [
         "ftp://user:SECRET@host/a.jpg",
+        "ftp://user:p@SECRET@host/a.jpg",
         "https://SECRET@host/a.jpg",
         "zip://a.jpg::ftp://user:SECRET@host/a.zip",
         "https://host/a.jpg?X-Amz-Signature=SECRET&x=1",

@@ -16,7 +16,7 @@ EXTRA = "cluster"
 CHANGES = ("ETag", "etag", "mtime", "LastModified", "last_modified")  # what stores call it
 MAX_BYTES = 1 << 30  # of a photograph; the largest that is decoded has 0.7 GB as a 16-bit TIFF
 CREDENTIALS = "give credentials to the environment, as the store's own tools take them"
-USER = re.compile(r"(?<=://)[^/@]*@")
+USER = re.compile(r"(?<=://)[^/]*@")
 # the signatures of S3, Google, CloudFront and Azure, and what other servers call a secret
 SIGNATURES = {
     *("x-amz-signature", "x-amz-credential", "x-amz-security-token", "awsaccesskeyid"),
