@@ -166,7 +166,7 @@ def quick_race(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def quick(**fields: Any) -> race.RaceConfig:
         quickly = {"min_rounds": 1, "max_rounds": 2, "visit_s": 0.01, "settle_s": 0.01}
-        return race.RaceConfig(**fields | quickly, warm_up=WarmUp(runs=1, seconds=0.0))
+        return race.RaceConfig(**fields | quickly, warm_up=WarmUp(runs=3, seconds=0.0))
 
     for module in ("run", "measuring"):
         monkeypatch.setattr(f"crowdrt.pipeline.{module}.RaceConfig", quick)

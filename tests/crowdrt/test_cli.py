@@ -252,6 +252,7 @@ def test_profile_keeps_engines_apart(crowdrt, tiny, tmp_path, quick_race):
     assert [row["precision"] for row in rows] == ["fp32", "int8"]
     assert len({row["name"] for row in rows}) == 2
     for row in rows:
+        assert not row["verdict"].startswith("failed"), row["verdict"]
         assert row["p50_ms"] > 0
         assert row["p50_interval_ms"] is None  # of two visits
         assert (row["p90_ms"] is None) == (len(row["samples_ms"]) < 10)
