@@ -25,7 +25,7 @@ from crowdrt.benchmarks.layers.worker import RunConfig
 from crowdrt.console import show_table, tell
 from crowdrt.contracts import Artifact, Size
 from crowdrt.engines.layers.profilers import WITH_PROFILER
-from crowdrt.engines.machine import machine_identity
+from crowdrt.engines.machine import machine_identity, num_cores
 from crowdrt.engines.store import MANIFEST
 from crowdrt.errors import BenchmarkError
 from crowdrt.manifest import read_json, reusable, write_manifest, write_whole
@@ -141,7 +141,7 @@ def profile_stage(
     made_from = {
         "engines": [f"{c.name} {c.sha256} {folder.name}" for c, folder, _ in engines],
         "size": size,
-        "num_threads": num_threads,
+        "num_threads": num_threads or num_cores(),
         "machine": machine_identity(),
         "schema": SCHEMA,
     }

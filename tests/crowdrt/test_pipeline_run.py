@@ -16,6 +16,7 @@ from crowdrt.calibration.fp16.cast import CastConfig
 from crowdrt.contracts import Gate, Measurement, Preprocessing, Sample
 from crowdrt.data.images import read_image
 from crowdrt.data.synthetic.photographs import crowd_photograph
+from crowdrt.engines.machine import num_cores
 from crowdrt.engines.store import KINDS
 from crowdrt.errors import RecipeError
 from crowdrt.manifest import sha256_file
@@ -207,11 +208,13 @@ def test_only_what_depends_on_a_change_is_done_again(
     assert reused(finished()) == ["export", "build", "count"]
 
     # another thread count: other figures
-    assert reused(finished("--threads", 1)) == ["export", "calibrate", *builds, "count", "count2"]
+    threads = 1 if num_cores() > 1 else 2
+    counted = ["export", "calibrate", *builds, "count", "count2"]
+    assert reused(finished("--threads", threads)) == counted
 
     # a damaged file is made again, and from the same inputs becomes the same
     (out / "tiny.int8.onnx").write_bytes(b"damaged")
-    assert "calibrate" not in reused(again := finished("--threads", 1))
+    assert "calibrate" not in reused(again := finished("--threads", threads))
     done = {"export", *builds, "count", "count2", "race", "layers"}
     assert done == set(reused(again))
 
