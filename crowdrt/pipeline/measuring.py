@@ -34,7 +34,6 @@ from crowdrt.contracts import (
 )
 from crowdrt.data.synthetic.photographs import PX_PER_PERSON, crowd_photograph, generate
 from crowdrt.engines.base import open_engine
-from crowdrt.engines.machine import num_cores
 from crowdrt.engines.store import DEFAULT_ENGINE, installed_engines, read_built
 from crowdrt.engines.torch_eager import Form, can_compile
 from crowdrt.errors import BenchmarkError, RecipeError
@@ -42,6 +41,7 @@ from crowdrt.manifest import sha256_file
 from crowdrt.onnx_file import graph_info
 from crowdrt.pipeline.counting import distinct
 from crowdrt.pipeline.networks import Origin, eager_opener, shipped_weights
+from crowdrt.pipeline.races import keep_race, race_identity, recorded
 from crowdrt.pipeline.stages import (
     calibrate_stage,
     engine_folder,
@@ -56,8 +56,6 @@ STUDENT = Fraction(1, 4)
 RACE_PEOPLE = (100, 400)
 CALIBRATION_SEED = 21
 FULL = Fraction(1)
-CHANNELS_LAST: Form = "channels-last"
-COMPILED: Form = "compiled"
 
 
 def race_photograph(size: Size) -> UInt8Image:
@@ -242,35 +240,19 @@ def paper_table(
     if records is not None:
         return table_of(records, wanted)
     path = folder / "records.jsonl"
-    known = [] if fresh or not path.is_file() else read_records(path)
     rows: list[Measurement] = []
     for network, size in wanted:
-        kept = measured_before(known, network, size, num_threads)
+        contenders, folders = family(network, folder, store, num_threads)
+        identity = race_identity(contenders, folders, num_threads) | {"size": size}
+        kept = [] if fresh else recorded(path, identity)
         if kept:
             say(f"{network} at {shown([size])}: reusing run {kept[0].run_id}; --fresh repeats it")
         else:
-            kept = race_family(network, size, folder, seconds, store, num_threads)
-            append_records(path, kept)
+            config = RaceConfig(num_threads=num_threads, budget_s=seconds)
+            kept = race(contenders, race_photograph(size), config)
+            keep_race(path, kept, identity)
         rows += kept
     return table_rows(rows, operations_of(rows))
-
-
-def measured_before(
-    known: Sequence[Measurement], network: str, size: Size, num_threads: int
-) -> list[Measurement]:
-    """Return the newest race of a network at a size, if the same engines would race today.
-
-    With as many threads as are asked for.
-    """
-    kept = [row for row in newest(known) if (row.network, row.size) == (network, size)]
-    same = all(row.num_threads == (num_threads or num_cores()) for row in kept)
-    return kept if same and {row.engine for row in kept} == raced_engines() else []
-
-
-def raced_engines() -> set[str]:
-    """Return the names of what `race_family` would race on this machine."""
-    compiled = {f"pytorch-{COMPILED}"} if can_compile() else set()
-    return {"pytorch", f"pytorch-{CHANNELS_LAST}", *compiled, *installed_engines()}
 
 
 def table_of(records: Path, wanted: Sequence[tuple[str, Size]]) -> list[TableRow]:
@@ -311,21 +293,25 @@ def shown(sizes: Sequence[Size]) -> str:
     return ", ".join(f"{height}x{width}" for height, width in sizes)
 
 
-def race_family(
-    network: str, size: Size, folder: Path, seconds: float, store: Path | None, num_threads: int
-) -> list[Measurement]:
-    """Race a network's full form against its 1/4 student, in PyTorch and as engines, in one run."""
+def family(
+    network: str, folder: Path, store: Path | None, num_threads: int
+) -> tuple[list[Contender], list[Path]]:
+    """Return a network's full form and its 1/4 student, in PyTorch and as engines.
+
+    With the folders of the engines in the store.
+    """
     full = Origin(network=network, width=FULL, weights=None)
     student = student_origin(network)
     files = student_files(student, folder)
     contenders = [eager_contender(full, num_threads), eager_contender(student, num_threads)]
-    contenders.append(formed_contender(full, num_threads, CHANNELS_LAST))
+    contenders.append(formed_contender(full, num_threads, "channels-last"))
     if can_compile():
-        contenders += [formed_contender(each, num_threads, COMPILED) for each in (full, student)]
-    for engine in installed_engines():
-        contenders += [engine_contender(path, store, num_threads, engine=engine) for path in files]
-    config = RaceConfig(num_threads=num_threads, budget_s=seconds)
-    return race(contenders, race_photograph(size), config)
+        contenders += [formed_contender(each, num_threads, "compiled") for each in (full, student)]
+    engines = [(path, engine) for engine in installed_engines() for path in files]
+    contenders += [
+        engine_contender(path, store, num_threads, engine=engine) for path, engine in engines
+    ]
+    return contenders, [engine_folder(path, store, engine) for path, engine in engines]
 
 
 def student_origin(network: str) -> Origin:

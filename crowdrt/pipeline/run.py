@@ -40,8 +40,8 @@ from crowdrt.pipeline.precision.forms import (
     remembering,
     stopped_row,
 )
-from crowdrt.pipeline.precision.races import race_identity
 from crowdrt.pipeline.profiling import profile_stage
+from crowdrt.pipeline.races import race_identity
 from crowdrt.pipeline.reporting import LAYERS, DocumentedRun, read_counts, rows_of, write_run_report
 from crowdrt.pipeline.stages import as_json, build_stage, engine_folder, export_stage
 from crowdrt.pipeline.tables.raced import RaceTable

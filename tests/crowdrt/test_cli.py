@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from crowdrt.benchmarks.tables.printed import printed_cost
+from crowdrt.benchmarks.timing.race import Contender
 from crowdrt.onnx_file import graph_info
 
 
@@ -324,15 +325,22 @@ def test_a_table_from_records(crowdrt, skt_records, options):
 
 def test_a_table_is_not_measured_twice(crowdrt, skt_records, tmp_path, monkeypatch):
     raced = []
+    built = [Path("0123-onnxruntime")]
 
-    def race_family(network, size, folder, seconds, store, num_threads):
-        raced.append((network, size, num_threads))
-        return examples_of(network, size, num_threads or 2)
+    def family(network, folder, store, num_threads):
+        rows = examples_of(network, (576, 864), 2)
+        known = ("name", "network", "width", "engine", "engine_version", "precision")
+        facts = [{name: getattr(row, name) for name in known} for row in rows]
+        return [Contender(**fact, open=str) for fact in facts], built
 
-    monkeypatch.setattr("crowdrt.pipeline.measuring.race_family", race_family)
-    monkeypatch.setattr("crowdrt.pipeline.measuring.num_cores", lambda: 2)
-    engines = {"pytorch", "onnxruntime"}
-    monkeypatch.setattr("crowdrt.pipeline.measuring.raced_engines", lambda: engines)
+    def race(contenders, image, config):
+        raced.append((contenders[0].network, image.shape[1:], config.num_threads))
+        run_id = f"20250101T00000{len(raced)}Z-000000"
+        rows = examples_of(contenders[0].network, image.shape[1:], config.num_threads or 2)
+        return [replace(row, run_id=run_id) for row in rows]
+
+    monkeypatch.setattr("crowdrt.pipeline.measuring.family", family)
+    monkeypatch.setattr("crowdrt.pipeline.measuring.race", race)
     command = ("table", "skt-8", "--network", "csrnet", "-o", tmp_path, "--json")
     crowdrt(*command, "--size", "576x864", "--size", "576x864").json()
     assert raced == [("csrnet", (576, 864), 0)]
@@ -342,9 +350,11 @@ def test_a_table_is_not_measured_twice(crowdrt, skt_records, tmp_path, monkeypat
     crowdrt(*command, "--threads", 1).json()  # other figures
     crowdrt(*command, "--fresh").json()
     assert [threads for *_, threads in raced] == [0, 1, 0]
-    engines.add("openvino")  # installed meanwhile
+    built.append(Path("4567-openvino"))  # installed meanwhile, or built otherwise
     crowdrt(*command).json()
     assert len(raced) == 4
+    crowdrt(*command, "--network", "bl").json()
+    assert [network for network, *_ in raced[4:]] == ["bl"]
 
 
 def examples_of(network, size, num_threads):

@@ -27,7 +27,7 @@ from crowdrt.pipeline.comparison.methods import method_of
 from crowdrt.pipeline.comparison.rows import settings_of
 from crowdrt.pipeline.comparison.sweeping import SweepOptions, sweep_stage
 from crowdrt.pipeline.networks import shipped_weights
-from crowdrt.pipeline.precision.races import identities
+from crowdrt.pipeline.races import identities
 from crowdrt.recipes import recipe_named
 
 SIZE = (96, 128)

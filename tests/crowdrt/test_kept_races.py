@@ -7,7 +7,7 @@ import pytest
 from crowdrt.benchmarks.timing.race import Contender
 from crowdrt.contracts import Measurement
 from crowdrt.manifest import manifest_path
-from crowdrt.pipeline.precision.races import keep_race, race_identity, recorded
+from crowdrt.pipeline.races import keep_race, race_identity, recorded
 
 FOLDERS = [Path("store/0123-onnxruntime"), Path("store/4567-onnxruntime")]
 

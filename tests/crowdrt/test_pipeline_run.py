@@ -167,7 +167,7 @@ def test_what_would_run_otherwise_today_is_timed_again(
     if changed == "engine":  # ours are built otherwise than before, of the same files
         monkeypatch.setitem(KINDS, "onnxruntime", replace(KINDS["onnxruntime"], format=99))
     elif changed == "race":
-        monkeypatch.setattr("crowdrt.pipeline.precision.races.SCHEMA", 99)
+        monkeypatch.setattr("crowdrt.pipeline.races.SCHEMA", 99)
     else:
         monkeypatch.setattr("crowdrt.pipeline.profiling.SCHEMA", 99)
     others = {

@@ -29,7 +29,7 @@ from crowdrt.pipeline.comparison.forms import (
 from crowdrt.pipeline.comparison.protocol import SWEEP, protocol_of
 from crowdrt.pipeline.comparison.rows import read_object
 from crowdrt.pipeline.measuring import eager_contender, engine_contender, race_photograph
-from crowdrt.pipeline.precision.races import keep_race, race_identity, recorded
+from crowdrt.pipeline.races import keep_race, race_identity, recorded
 from crowdrt.pipeline.stages import engine_folder
 
 ROWS, RACES = "compression.jsonl", "race.jsonl"

@@ -42,9 +42,9 @@ from crowdrt.pipeline.precision.forms import (
     judged,
     remembering,
 )
-from crowdrt.pipeline.precision.races import keep_race, race_identity, recorded
 from crowdrt.pipeline.precision.record import Methods, write_methods
 from crowdrt.pipeline.precision.sensitivity import sensitivity_stage
+from crowdrt.pipeline.races import keep_race, race_identity, recorded
 from crowdrt.pipeline.reporting import read_counts
 from crowdrt.pipeline.stages import calibrate_stage, engine_folder, has_trained_ranges
 
