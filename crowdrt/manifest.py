@@ -84,7 +84,7 @@ def _folder_of(path: Path) -> Iterator[None]:
     made: list[Path] = []
     try:
         for folder in itertools.takewhile(lambda folder: not folder.is_dir(), path.parents):
-            if folder.exists():
+            if folder.exists() and not folder.is_dir():  # another process may make it meanwhile
                 raise NotADirectoryError(errno.ENOTDIR, f"{folder} is a file, not a folder")
             made.append(folder)
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -210,3 +210,19 @@ def test_what_is_no_object_of_json_is_no_manifest(written, text):
     manifest_path(written).write_bytes(text.encode("latin-1"))
     assert read_manifest(written) is None
     assert read_json(manifest_path(written)) is None
+
+
+def test_a_folder_that_another_process_makes_meanwhile_is_no_file(tmp_path, monkeypatch):
+    """Seen once: it came between the question whether it is a folder and the next one."""
+    folder, is_dir = tmp_path / "a", Path.is_dir
+
+    def asked(self):
+        answer = is_dir(self)
+        if self == folder:
+            folder.mkdir(exist_ok=True)
+        return answer
+
+    monkeypatch.setattr(Path, "is_dir", asked)
+    with write_whole(folder / "file") as temporary:
+        temporary.write_text("whole")
+    assert (folder / "file").read_text() == "whole"
