@@ -218,8 +218,8 @@ def test_a_folder_that_another_process_makes_meanwhile_is_no_file(tmp_path, monk
 
     def asked(self):
         answer = is_dir(self)
-        if self == folder:
-            folder.mkdir(exist_ok=True)
+        if self == folder and not os.path.lexists(folder):
+            os.mkdir(folder)  # noqa: PTH102 - mkdir of a Path would ask again
         return answer
 
     monkeypatch.setattr(Path, "is_dir", asked)
