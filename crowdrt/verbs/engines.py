@@ -52,9 +52,17 @@ ChoiceSize = Annotated[
 ]
 Seconds = Annotated[float | None, typer.Option(min=0, help="auto: measuring time; 20.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="auto: choose again.")]
+FleetFile = Annotated[
+    Path | None, typer.Option(help="Build for every target of this fleet.toml, on its nodes.")
+]
+Cluster = Annotated[
+    str | None, typer.Option(help="--fleet: HOST:PORT of a Ray cluster, auto: the one here.")
+]
+BESIDE_FLEET = ("context", "model", "fleet", "cluster", "sign_key", "as_json")
 
 
 def build(
+    context: typer.Context,
     model: Annotated[Path, typer.Argument(help="An ONNX file.")],
     runtime: Annotated[
         str,
@@ -77,14 +85,26 @@ def build(
     size: ChoiceSize = None,
     seconds: Seconds = None,
     fresh: Fresh = False,
+    fleet: FleetFile = None,
+    cluster: Cluster = None,
     store: Store = None,
     threads: Threads = 0,
     as_json: AsJson = False,
 ) -> None:
     """Build an engine for this machine into the store; the second time is a hit."""
     from crowdrt.engines.store import EngineStore
+    from crowdrt.pipeline.fleet.asked import plan_options
     from crowdrt.pipeline.stages import default_store
 
+    if fleet is not None:
+        refuse_beside_fleet(context, fleet)
+        build_fleet(model, fleet, cluster, sign_key, as_json=as_json)
+        return
+    if cluster is not None:
+        raise EngineError(
+            f"--cluster {cluster} is for a fleet, and none is named",
+            fix=f"name one: crowdrt build {model} --fleet fleet.toml --cluster {cluster}",
+        )
     plan = plan_options(
         shape=shape,
         batch=batch,
@@ -125,6 +145,35 @@ def refuse_for_auto(plan: "PlanOptions | None", sign_key: Path | None) -> None:
         )
 
 
+def refuse_beside_fleet(context: typer.Context, fleet: Path) -> None:
+    """Refuse what the fleet's file says for each target."""
+    for parameter in context.command.params:
+        source = context.get_parameter_source(str(parameter.name))
+        given = source is not None and source.name == "COMMANDLINE"
+        if given and parameter.name not in BESIDE_FLEET:
+            raise EngineError(
+                f"with --fleet, {parameter.opts[0]} is said in {fleet}",
+                fix=f"leave {parameter.opts[0]} out, and write it there",
+            )
+
+
+def build_fleet(
+    model: Path, fleet: Path, cluster: str | None, sign_key: Path | None, *, as_json: bool
+) -> None:
+    """Build for a fleet and print what was built where."""
+    from crowdrt.pipeline.fleet.run import build_for_fleet
+    from crowdrt.pipeline.fleet.summary import check_rows, show_rows
+    from crowdrt.pipeline.fleet.targets import read_fleet
+
+    wanted = read_fleet(fleet)
+    rows = build_for_fleet(model, wanted, cluster=cluster, sign_key=sign_key)
+    if as_json:
+        emit({"store": wanted.store, "engines": [row.as_json() for row in rows]})
+    else:
+        show_rows(rows)
+    check_rows(rows)
+
+
 def choose(
     model: Path, store: Path, asked: dict[str, Any], threads: int, *, fresh: bool, as_json: bool
 ) -> None:
@@ -140,20 +189,3 @@ def choose(
         emit(choice_as_json(found))
         return
     show_choice(found)
-
-
-def plan_options(**asked: Any) -> "PlanOptions | None":
-    """Return what a TensorRT build is asked for; None where nothing was."""
-    from crowdrt.engines.trt.building.options import PlanOptions, parse_shape
-    from crowdrt.pipeline.tiling import parse_memory
-
-    given = {name: value for name, value in asked.items() if value is not None}
-    if "shape" in given:
-        given["shape"] = parse_shape(given["shape"])
-    if "workspace_bytes" in given:
-        given["workspace_bytes"] = parse_memory(
-            given["workspace_bytes"],
-            option="--workspace",
-            command="crowdrt build model.onnx --engine tensorrt",
-        )
-    return PlanOptions(**given) if given else None

@@ -23,7 +23,7 @@ def ray_cluster(*, num_cpus: int) -> Iterator[Any]:
         cluster.shutdown()
 
 
-def actors() -> list[int]:
+def actors(kind: str = "Actor") -> list[int]:
     """The processes of actors below this process: nobody else's cluster."""
     found, waiting = [], [os.getpid()]
     parents: dict[int, list[int]] = {}
@@ -34,7 +34,7 @@ def actors() -> list[int]:
     while waiting:
         inside = parents.get(waiting.pop(), [])
         waiting += inside
-        found += [pid for pid in inside if command_of(pid).startswith("ray::Actor")]
+        found += [pid for pid in inside if command_of(pid).startswith(f"ray::{kind}")]
     return found
 
 

@@ -23,7 +23,7 @@ from crowdrt.errors import EngineError, MissingDependencyError
 from crowdrt.lazy import require
 from crowdrt.pipeline.scale.counting import TIMEOUT_S, Counter, Settings, count_in_time, on_gpu
 from crowdrt.pipeline.scale.crew import Done, Event, Failed, Lost, Ready
-from crowdrt.pipeline.scale.parcel import Parcel, parcel_of
+from crowdrt.pipeline.scale.parcel import Parcel, check_version, parcel_of
 from crowdrt.pipeline.scale.rows import Photo, Row
 
 EXTRA = "cluster"
@@ -42,11 +42,7 @@ class Actor:
 
     def open(self, settings: Settings, parcel: Parcel, sha256: str, version: str) -> None:
         """Unpack the engine into this node's store, and open it."""
-        if version != __version__:
-            raise EngineError(
-                f"{socket.gethostname()} has crowdrt {__version__}, the run {version}",
-                fix=f"install the same on every node: pip install 'crowdrt[cluster]=={version}'",
-            )
+        check_version(version)
         path = parcel.unpack(sha256)
         self._counter = Counter(replace(settings, engine=path, store=None))
         self._timeout_s = settings.timeout_s
@@ -68,11 +64,18 @@ def on_cluster(settings: Settings, address: str) -> Iterator["Cluster"]:
     Raises:
         EngineError: there is no cluster.
     """
+    with connected(address) as ray:
+        yield Cluster(ray, settings)
+
+
+@contextlib.contextmanager
+def connected(address: str) -> Iterator[Any]:
+    """Yield Ray, connected to a cluster that runs; see `connect`."""
     ray = connect(address)
     # Ray reports lost workers on stdout, which belongs to results
     with contextlib.redirect_stdout(sys.stderr):
         try:
-            yield Cluster(ray, settings)
+            yield ray
         finally:
             ray.shutdown()  # and with it the actors
 
@@ -148,7 +151,7 @@ def connect(address: str) -> Any:
     check_listening(address)
     said: Queue[Exception | None] = Queue()
 
-    def connected() -> None:
+    def reach() -> None:
         try:
             ray.init(address=address, log_to_driver=False, logging_level="ERROR")
         except Exception as error:  # noqa: BLE001 (Ray has several for this; handed on)
@@ -157,7 +160,7 @@ def connect(address: str) -> Any:
             said.put(None)
 
     # in a thread, for where something else listens Ray tries it for minutes and cannot be stopped
-    threading.Thread(target=connected, daemon=True).start()
+    threading.Thread(target=reach, daemon=True).start()
     try:
         refused = said.get(timeout=CONNECT_S)
     except Empty:

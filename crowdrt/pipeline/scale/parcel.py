@@ -1,9 +1,11 @@
 """The engine's files: what identifies them, and how they reach nodes that share no folder."""
 
 import hashlib
+import socket
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from crowdrt import __version__
 from crowdrt.engines.base import Engine
 from crowdrt.engines.store import DEFAULT_ENGINE, content_sha256, read_built, runtime_version
 from crowdrt.errors import EngineError
@@ -108,6 +110,19 @@ def parcel_of(path: Path) -> Parcel:
     """Read an engine's files."""
     files = {place: file.read_bytes() for place, file in files_of(path.absolute()).items()}
     return Parcel(name=path.absolute().name, files=files)
+
+
+def check_version(wanted: str) -> None:
+    """Refuse a run of another crowdrt, on a node that it has reached.
+
+    Raises:
+        EngineError: names both versions.
+    """
+    if wanted != __version__:
+        raise EngineError(
+            f"{socket.gethostname()} has crowdrt {__version__}, the run {wanted}",
+            fix=f"install the same on every node: pip install 'crowdrt[cluster]=={wanted}'",
+        )
 
 
 def _holds(path: Path, content: bytes) -> bool:

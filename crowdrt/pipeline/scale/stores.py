@@ -45,14 +45,14 @@ def check_public(url: str) -> None:
         if found := SIGNATURES & {key.lower() for key, _ in parse_qsl(query)}:
             raise DataError(
                 f"{part.partition('?')[0]} is signed ({', '.join(sorted(found))}): everybody who "
-                "reads the results could open it, and signed again it would be another photograph",
+                "reads the results could open it, and signed again it would have another name",
                 fix=f"name it without its signature, such as s3://bucket/key, and {CREDENTIALS}",
             )
 
 
 @contextlib.contextmanager
-def opening_store(url: str) -> Iterator[tuple[Any, str]]:
-    """Yield the file system of a URL and the place in it.
+def opening_store(url: str, *, to_be: str = "read") -> Iterator[tuple[Any, str]]:
+    """Yield the file system of a URL and the place in it, to be read or written.
 
     Raises:
         DataError: the block could not do what it wanted there, or the URL holds a secret.
@@ -74,8 +74,8 @@ def opening_store(url: str) -> Iterator[tuple[Any, str]]:
     except Exception as error:  # every store has its own
         said = str(error) or type(error).__name__
         raise DataError(
-            f"{url} cannot be read: {said}",
-            fix=f"check the URL and who may read it; {CREDENTIALS}",
+            f"{url} cannot be {to_be}: {said}",
+            fix=f"check the URL and what you may do there; {CREDENTIALS}",
         ) from error
 
 

@@ -1,0 +1,223 @@
+"""The store that a fleet shares: engine folders, as one machine's own store has them.
+
+An engine lies at STORE/KEY-ENGINE. Its manifest is written last and says what the other files
+hash to, so one that is there and agrees with them means that the engine is whole. A store is a
+folder or a URL; object stores write a file whole or not at all.
+"""
+
+import contextlib
+import hashlib
+import json
+import tempfile
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from crowdrt.console import say
+from crowdrt.engines.signing import SIGNATURE, check_signed_with, sign
+from crowdrt.engines.store import KINDS, MANIFEST
+from crowdrt.engines.trt.building.build import INSPECTOR
+from crowdrt.errors import CrowdRTError, EngineError
+from crowdrt.lazy import require
+from crowdrt.manifest import cannot_write, fingerprint, write_whole
+from crowdrt.pipeline.scale.stores import EXTRA, is_url, opening_store
+
+Files = dict[str, bytes]  # of an engine's folder, by name
+
+
+class Place(Protocol):
+    """Where files are kept by name."""
+
+    def where(self, name: str) -> str:
+        """Return what people call a file there."""
+        ...
+
+    def read(self, name: str) -> bytes | None:
+        """Return a file's bytes; None where there is none."""
+        ...
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a file whole, in the place of the one that is there."""
+        ...
+
+    def remove(self, name: str) -> None:
+        """Remove a file that is there."""
+        ...
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A place on disk."""
+
+    root: Path
+
+    def where(self, name: str) -> str:
+        """See `Place`."""
+        return str(self.root / name)
+
+    def read(self, name: str) -> bytes | None:
+        """See `Place`."""
+        try:
+            return (self.root / name).read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def write(self, name: str, content: bytes) -> None:
+        """See `Place`."""
+        with write_whole(self.root / name) as temporary:
+            temporary.write_bytes(content)
+
+    def remove(self, name: str) -> None:
+        """See `Place`."""
+        try:
+            (self.root / name).unlink()
+        except OSError as error:
+            raise cannot_write(self.root / name, error) from error
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A place behind a URL: whatever fsspec writes to."""
+
+    url: str
+
+    def where(self, name: str) -> str:
+        """See `Place`."""
+        return f"{self.url.rstrip('/')}/{name}"
+
+    def read(self, name: str) -> bytes | None:
+        """See `Place`."""
+        with opening_store(self.where(name)) as (store, place):
+            try:
+                return bytes(store.cat_file(place))
+            except FileNotFoundError:
+                return None
+
+    def write(self, name: str, content: bytes) -> None:
+        """See `Place`."""
+        with opening_store(self.where(name), to_be="written") as (store, place):
+            try:
+                store.pipe_file(place, content)
+            except FileNotFoundError:  # it has folders, or there is no such bucket
+                store.mkdir(place.rpartition("/")[0], create_parents=False)
+                store.pipe_file(place, content)
+
+    def remove(self, name: str) -> None:
+        """See `Place`."""
+        with opening_store(self.where(name), to_be="written") as (store, place):
+            store.rm_file(place)
+
+
+def place_of(store: str) -> Place:
+    """Return the place that a folder's path or a URL names.
+
+    Raises:
+        MissingDependencyError: fsspec needs one library more for this kind of URL.
+    """
+    if not is_url(store):
+        return Folder(Path(store).expanduser())
+    local = require("fsspec.implementations.local", extra=EXTRA).LocalFileSystem
+    with opening_store(store) as (there, root):
+        return Folder(Path(root)) if isinstance(there, local) else Remote(store)
+
+
+def check_writable(place: Place) -> None:
+    """Refuse a store that takes nothing, before anything is built for it.
+
+    Raises:
+        CrowdRTError: says why.
+    """
+    name = f".{uuid.uuid4().hex}"
+    place.write(name, b"may be removed")
+    with contextlib.suppress(CrowdRTError):  # whoever may write need not be allowed to remove
+        place.remove(name)
+
+
+def folder_of(key: str, engine: str) -> str:
+    """Return the name of an engine's folder, that which `EngineStore` gives it."""
+    return f"{key}-{engine}"
+
+
+def read_finished(place: Place, key: str, engine: str, sign_key: Path | None) -> Files | None:
+    """Return the files of an engine that is there; None where it is not, or not whole.
+
+    Args:
+        place: the store.
+        key: of the engine's identity.
+        engine: onnxruntime, openvino or tensorrt.
+        sign_key: that must have signed it; None asks for no signature.
+    """
+    folder = folder_of(key, engine)
+    if (manifest := place.read(f"{folder}/{MANIFEST}")) is None:
+        return None
+    names = [KINDS[engine].file, INSPECTOR, SIGNATURE]
+    found = {name: place.read(f"{folder}/{name}") for name in names}
+    files = {MANIFEST: manifest, **{name: file for name, file in found.items() if file is not None}}
+    try:
+        check_engine(files, key, engine)
+        if sign_key is not None:
+            check_signed(files, sign_key)
+    except EngineError as error:
+        say(f"{place.where(folder)}: {error.problem}; building it again")
+        return None
+    return files
+
+
+def check_engine(files: Files, key: str, engine: str) -> None:
+    """Refuse files that are not the engine that their manifest describes, all of it.
+
+    Raises:
+        EngineError: says what is wrong.
+    """
+    fix = "give the same command again; if it stays, look at the nodes' memory and disks"
+    try:
+        document = json.loads(files[MANIFEST])
+        said = fingerprint(document["identity"])[:16]
+        hashes = {KINDS[engine].file: document["sha256"]}
+        if "inspector_sha256" in document:
+            hashes[INSPECTOR] = document["inspector_sha256"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise EngineError(f"its manifest is damaged: {error!r}", fix=fix) from error
+    if said != key:
+        raise EngineError(f"its manifest is that of {said}", fix=fix)
+    for name, sha256 in hashes.items():
+        if name not in files or hashlib.sha256(files[name]).hexdigest() != sha256:
+            raise EngineError(f"{name} is missing, was altered or cut short", fix=fix)
+
+
+def publish(place: Place, key: str, engine: str, files: Files) -> None:
+    """Write an engine into the store, its manifest last, and read it back.
+
+    Raises:
+        CrowdRTError: it cannot be written, or is not what was written.
+    """
+    folder = folder_of(key, engine)
+    if place.read(f"{folder}/{MANIFEST}") is not None:  # of a damaged one, or an unsigned
+        place.remove(f"{folder}/{MANIFEST}")
+    for name in sorted(files, key=lambda name: name == MANIFEST):
+        place.write(f"{folder}/{name}", files[name])
+    if any(place.read(f"{folder}/{name}") != content for name, content in files.items()):
+        raise EngineError(
+            f"{place.where(folder)} is not what was written there: another run writes it, too",
+            fix="wait for the other one, then give the same command again",
+        )
+
+
+def signed(files: Files, key: Path) -> Files:
+    """Return the files with a signature of their manifest beside it."""
+    with tempfile.TemporaryDirectory() as folder:
+        sign(Path(folder), files[MANIFEST], key)
+        return {**files, SIGNATURE: (Path(folder) / SIGNATURE).read_bytes()}
+
+
+def check_signed(files: Files, key: Path) -> None:
+    """Refuse files that were not signed with this private key.
+
+    Raises:
+        EngineError: there is no signature, or it is of another manifest or key.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        if SIGNATURE in files:
+            (Path(folder) / SIGNATURE).write_bytes(files[SIGNATURE])
+        check_signed_with(Path(folder), files[MANIFEST], key)
