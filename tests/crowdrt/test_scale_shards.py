@@ -164,6 +164,35 @@ def test_a_damaged_shard_is_named(tmp_path):
     assert f"rm '{shard.path}'" in refused.value.fix
 
 
+def test_a_shard_with_any_byte_changed_is_read_or_refused(tmp_path):
+    names = [f"/a/{k}.jpg" for k in range(8)]
+    shard = shard_of(photos(*names), tmp_path)
+    write_shard(shard, counted(shard))
+    table = pq.read_table(shard.path)
+    pq.write_table(table, shard.path, compression="none", use_dictionary=False)
+    content, refused = shard.path.read_bytes(), 0
+    for place in range(0, len(content), 7):
+        shard.path.write_bytes(
+            content[:place] + bytes([content[place] ^ 0xFF]) + content[place + 1 :]
+        )
+        try:
+            left(tmp_path, photos(*names))
+            write_shard(shard, counted(shard))
+        except (DataError, EngineError):  # and nothing else
+            refused += 1
+    assert refused > 20
+
+
+def test_a_shard_whose_names_are_no_utf8_is_named(tmp_path):
+    shard = shard_of(photos("/a/name.jpg"), tmp_path)
+    write_shard(shard, counted(shard))
+    pq.write_table(pq.read_table(shard.path), shard.path, compression="none")
+    content = shard.path.read_bytes()
+    shard.path.write_bytes(content.replace(b"/a/name", b"/a/n\xffme"))
+    with pytest.raises(DataError, match="is damaged"):
+        left(tmp_path, photos("/a/name.jpg"))
+
+
 def test_a_shard_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     shard = shard_of(photos("a"), tmp_path)
 

@@ -160,4 +160,6 @@ def _read(path: Path, columns: Sequence[str] | None = None) -> Any:
                 f"{', '.join(file.schema_arrow.names)[:SHOWN]}",
                 fix=f"move it out of the folder: mv '{path}' ..",
             )
-        return file.read(None if columns is None else list(columns))
+        table = file.read(None if columns is None else list(columns))
+        table.validate(full=True)  # else bytes that are no UTF-8 are found when they are used
+        return table
