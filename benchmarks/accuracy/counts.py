@@ -168,18 +168,23 @@ def predict_pixels(
 ) -> Prediction:
     """Run the engine on one photograph that is decoded; see `predict`. Errors name `source`."""
     info = counting_info(engine)
+    check_tiles(info, tiles)
     if info.fixed_size is not None:
         found = predict_tiles(engine, info, photograph, info.fixed_size, tiles or "resize")
-    elif tiles is None:
-        found = predict_whole(engine, info, [photograph], source=source)[0]
     else:
+        found = predict_whole(engine, info, [photograph], source=source)[0]
+    check_finite(found, source=source)
+    return found
+
+
+def check_tiles(info: GraphInfo, tiles: TileMode | None) -> None:
+    """Refuse a way to fill tiles for a network that takes photographs whole."""
+    if tiles is not None and info.fixed_size is None:
         raise DataError(
             f"{info.network} takes a photograph whole: --tiles {tiles} is for networks that take "
             "one size and no other",
             fix="leave out --tiles",
         )
-    check_finite(found, source=source)
-    return found
 
 
 def check_finite(found: Prediction, *, source: Path | str) -> None:

@@ -22,7 +22,12 @@ OnCluster = Annotated[
     str | None, typer.Option(help="With -o: on a Ray cluster, auto or HOST:PORT.")
 ]
 Workers = Annotated[
-    int | None, typer.Option(min=1, help="With -o: processes; default one per core.")
+    int | None,
+    typer.Option(
+        min=1,
+        help="With -o: processes; default one per core. An engine on a GPU: one here, on a "
+        "cluster one per GPU.",
+    ),
 ]
 Batch = Annotated[
     int | None, typer.Option(min=1, help="With -o: photographs of one size at once; default 1.")
@@ -159,13 +164,14 @@ def count_into(
     from crowdrt.pipeline.scale.counting import NUM_STRIPS, TIMEOUT_S, Settings
     from crowdrt.pipeline.scale.run import check_tally, count_at_scale
 
-    common["tiles"] = common["tiles"] and check_mode(common["tiles"])
+    tiles = common.pop("tiles")
     common["num_threads"] = common["num_threads"] or 1
     settings = Settings(
         engine=engine,
         batch=scale.batch or 1,
         num_strips=scale.strips or NUM_STRIPS,
         timeout_s=TIMEOUT_S if scale.timeout is None else scale.timeout,
+        tiles=None if tiles is None else check_mode(tiles),
         **common,
     )
     tally = count_at_scale(images, out, settings, cluster=scale.cluster, workers=scale.workers or 0)

@@ -272,7 +272,7 @@ class Slow:
 
 
 def slowly(names):
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.signal(signal.SIGALRM, signal.SIG_IGN)  # as some shells have it
     rows = count_in_time(Slow(), [Photo(name=name) for name in names], 1.0)
     time.sleep(1.5)  # the time is over, and nobody minds
     sys.exit(10 + len(rows))
@@ -291,6 +291,42 @@ def test_a_photograph_that_does_not_end_ends_its_process_and_slow_ones_do_not():
     assert steady == 13
     assert ended_by(stuck, 1.0) == "no photograph was done within 1 s, see --timeout"
     assert ended_by(-9, 1.0) == "signal 9"
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_photographs_that_wait_for_others_have_their_time_each(
+    settings, photos, monkeypatch, fails
+):
+    happened, run = [], OrtEngine.run
+    predict, decode = Counter._predict, Counter._decode
+
+    def failing(self, feeds, **options):
+        if fails and len(feeds["image"]) > 1:
+            raise EngineError("memory ran out", fix="use a smaller one")
+        return run(self, feeds, **options)
+
+    def noting(what, function):
+        def noted(self, *args):
+            happened.append(what)
+            return function(self, *args)
+
+        return noted
+
+    def reset(_, seconds):
+        happened.append("reset" if seconds else "end")
+
+    monkeypatch.setattr(OrtEngine, "run", failing)
+    monkeypatch.setattr(Counter, "_predict", noting("count", predict))
+    monkeypatch.setattr(Counter, "_decode", noting("decode", decode))
+    monkeypatch.setattr(signal, "setitimer", reset)
+    monkeypatch.setattr("crowdrt.pipeline.scale.counting.DECODED_AHEAD", 0)
+    rows = count_in_time(Counter(batched(settings, batch=4)), list_photographs([str(photos)]), 60.0)
+    assert len(rows) == NUM_NAMES
+    assert all(row.error is None for row in rows)
+    assert happened[-1] == "end"
+    between = "".join(each[0] for each in happened[:-1]).split("r")
+    # a batch that failed is followed by the first that is tried alone
+    assert max(between.count("d") + between.count("c") for between in between) <= 2 + fails
 
 
 def test_a_photograph_for_which_there_is_no_time_becomes_a_row(settings, photos, tmp_path):
@@ -340,6 +376,9 @@ def test_options_that_do_not_go_together_are_refused(tiny, photos, tmp_path, cro
         ("--cluster", "auto"): "-o OUT",
         ("--workers", 2): "-o OUT",
         ("-o", tmp_path / "out", "--batch", 2, "--tile-rows", 64): "leave out --batch",
+        ("-o", tmp_path / "out", "--tiles", "pad"): "leave out --tiles",
+        ("-o", tmp_path / "out", "--tiles", "pad", "--batch", 2): "leave out --tiles",
+        ("-o", tmp_path / "out", "--tiles", ""): "use --tiles resize or --tiles pad",
     }.items():
         answer = crowdrt("count", tiny.onnx, photos, *options)
         assert answer.code == 1

@@ -15,6 +15,7 @@ from typing import TypeVar
 from crowdrt.benchmarks.accuracy.counts import (
     Prediction,
     check_finite,
+    check_tiles,
     counting_info,
     predict_pixels,
     predict_whole,
@@ -53,7 +54,7 @@ class Settings:
     num_threads: int = 1
     batch: int = 1  # photographs of one size that go through the engine together, at most
     num_strips: int = NUM_STRIPS
-    timeout_s: float = TIMEOUT_S  # without a photograph that is done, until a process is ended
+    timeout_s: float = TIMEOUT_S  # without one that is read or done, until a process is ended
     identity: Identity | None = None  # of the run; None before it is known
 
     def __post_init__(self) -> None:
@@ -95,6 +96,7 @@ class Counter:
             limits=settings.limits,
         )
         self._info = counting_info(self._engine)
+        check_tiles(self._info, settings.tiles)
         check_batch(settings, self._engine.inputs[0].shape[0], fixed=self._info.fixed_size)
         self.identity = identity_of(settings.engine, self._engine)
         check_identity(settings.identity, self.identity)
@@ -107,8 +109,9 @@ class Counter:
         return [row for rows in self.counted(photos) for row in rows]
 
     def counted(self, photos: Sequence[Photo]) -> Iterator[list[Row]]:
-        """Yield the rows of photographs as they are done."""
-        return map(self._rows, self._groups(photos))
+        """Yield the rows of photographs as they are done; none for one that waits for others."""
+        for group in self._groups(photos):
+            yield from self._rows(group)
 
     def _loaded(self, photos: Iterable[Photo]) -> Iterator[Loaded]:
         # in bounded memory nothing is held beside the photograph that is being counted
@@ -127,7 +130,10 @@ class Counter:
         return Loaded(photo=loaded.photo, sha256=loaded.sha256, pixels=pixels)
 
     def _groups(self, photos: Sequence[Photo]) -> Iterator[list[Loaded]]:
-        """Yield photographs of one size together, as many as go through the engine at once."""
+        """Yield photographs of one size together, as many as go through the engine at once.
+
+        Nothing is yielded for a photograph that is decoded and waits for others of its size.
+        """
         waiting: dict[tuple[int, ...], list[Loaded]] = {}
         for loaded in self._loaded(photos):
             size = () if loaded.pixels is None else loaded.pixels.shape
@@ -136,17 +142,23 @@ class Counter:
                 yield waiting.pop(size)
             elif sum(map(len, waiting.values())) > WAITING * self._settings.batch:
                 yield waiting.pop(max(waiting, key=lambda each: len(waiting[each])))
+            else:
+                yield []
         yield from waiting.values()
 
-    def _rows(self, group: Sequence[Loaded]) -> list[Row]:
-        if group[0].pixels is None:
-            return [self._row(loaded, None, loaded.error) for loaded in group]
+    def _rows(self, group: Sequence[Loaded]) -> Iterator[list[Row]]:
+        if not group or group[0].pixels is None:
+            yield [self._row(loaded, None, loaded.error) for loaded in group]
+            return
         try:
-            return list(map(self._row, group, self._predict(group)))
+            rows = list(map(self._row, group, self._predict(group)))
         except REFUSED as error:
-            if len(group) == 1:
-                return [self._row(group[0], None, said(error))]
-        return [row for loaded in group for row in self._rows([loaded])]  # the others still count
+            if len(group) > 1:
+                for loaded in group:  # the others still count
+                    yield from self._rows([loaded])
+                return
+            rows = [self._row(group[0], None, said(error))]
+        yield rows
 
     def _predict(self, group: Sequence[Loaded]) -> list[Prediction]:
         """Count decoded photographs of one size."""
@@ -176,12 +188,13 @@ class Counter:
 
 
 def count_in_time(counter: Counter, photos: Sequence[Photo], timeout_s: float) -> list[Row]:
-    """Return one row per photograph; when none gets done in time, this process ends.
+    """Return one row per photograph; when none is read or done in time, this process ends.
 
     The system ends it by SIGALRM, whatever it is doing: a read that hangs, in a thread or in a
     library that does not let Python run, cannot be stopped from inside.
     """
     rows: list[Row] = []
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # which a shell may have had ignored
     signal.setitimer(signal.ITIMER_REAL, timeout_s)
     try:
         for done in counter.counted(photos):
@@ -190,6 +203,11 @@ def count_in_time(counter: Counter, photos: Sequence[Photo], timeout_s: float) -
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
     return rows
+
+
+def too_slow(timeout_s: float) -> str:
+    """Return why `count_in_time` ended a process."""
+    return f"no photograph was done within {timeout_s:g} s, see --timeout"
 
 
 def load(photo: Photo) -> Loaded:

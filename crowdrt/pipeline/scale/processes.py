@@ -13,7 +13,7 @@ from typing import Self
 
 from crowdrt.benchmarks.timing.race import inherited_by_child
 from crowdrt.errors import CrowdRTError
-from crowdrt.pipeline.scale.counting import Counter, Settings, count_in_time
+from crowdrt.pipeline.scale.counting import Counter, Settings, count_in_time, too_slow
 from crowdrt.pipeline.scale.crew import Done, Event, Failed, Lost, Ready
 from crowdrt.pipeline.scale.rows import Photo
 
@@ -99,14 +99,13 @@ class Processes:
 def ended_by(code: int | None, timeout_s: float) -> str:
     """Say in words how a process ended."""
     if code == -signal.SIGALRM:
-        return f"no photograph was done within {timeout_s:g} s, see --timeout"
+        return too_slow(timeout_s)
     return f"signal {-code}" if code is not None and code < 0 else f"exit status {code}"
 
 
 def serve(connection: Connection, settings: Settings) -> None:
     """Open the engine, then count what is sent until the pipe is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent stops us
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # which a shell may have had ignored
     threading.Thread(target=leave_with_parent, daemon=True).start()
     try:
         counter = Counter(settings)
