@@ -199,6 +199,11 @@ def test_a_folder_in_an_archive_is_refused_and_a_photograph_in_it_is_read(folder
     [
         "ftp://user:SECRET@host/a.jpg",
         "ftp://user:p@SECRET@host/a.jpg",
+        "ftp://user:SECRET/x@host/a.jpg",
+        "sftp://user:1SECRET/@x@host/a.jpg",
+        "HTTPS://SECRET@host/a.jpg",
+        "s3://[box]/a.jpg?sig=SECRET",
+        "https://h/a.jpg#b?sig=SECRET",
         "https://SECRET@host/a.jpg",
         "zip://a.jpg::ftp://user:SECRET@host/a.zip",
         "https://host/a.jpg?X-Amz-Signature=SECRET&x=1",
@@ -215,9 +220,24 @@ def test_secrets_in_a_url_are_refused_and_not_repeated(tmp_path, url):
 
 
 def test_names_with_an_account_or_a_question_are_no_secrets(tmp_path):
-    names = ["abfs://box@account.example/a.jpg", "s3://bucket/a@b:c.jpg", "https://h/a.jpg?w=2"]
+    names = [
+        "abfs://box@account.example/a.jpg",
+        "s3://bucket/a@b:c.jpg",
+        "https://h/a.jpg?w=2",
+        "http://host:8080/a@b.jpg",
+        "s3://arn:aws:s3:eu-1:12:accesspoint/in/a@b.jpg",
+    ]
     (tmp_path / "list.txt").write_text("\n".join(names))
     assert listed(tmp_path / "list.txt") == names
+
+
+def test_names_with_brackets_are_names(tmp_path):
+    names = ["http://[bad/a.jpg", "s3://[photos]/a.jpg", f"zip://IMG[1.jpg::{tmp_path}/x.zip"]
+    (tmp_path / "list.txt").write_text("\n".join(names))
+    assert listed(tmp_path / "list.txt") == names
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        archive.writestr("IMG[1.jpg", b"pixels")
+    assert read_url(names[2]) == b"pixels"
 
 
 def test_what_is_empty_or_too_long_is_not_read(tmp_path, monkeypatch):

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl
 
 from crowdrt.data.images import check_file, is_image, opening
 from crowdrt.errors import CrowdRTError, DataError, MissingDependencyError
@@ -16,7 +16,8 @@ EXTRA = "cluster"
 CHANGES = ("ETag", "etag", "mtime", "LastModified", "last_modified")  # what stores call it
 MAX_BYTES = 1 << 30  # of a photograph; the largest that is decoded has 0.7 GB as a 16-bit TIFF
 CREDENTIALS = "give credentials to the environment, as the store's own tools take them"
-USER = re.compile(r"(?<=://)[^/]*@")
+# the second: a password with a slash; digits behind the colon are a port, several colons an ARN
+USER = re.compile(r"(?<=://)(?:[^/]*@|[^/:@]*:(?!\d*/)[^:]*@)")
 # the signatures of S3, Google, CloudFront and Azure, and what other servers call a secret
 SIGNATURES = {
     *("x-amz-signature", "x-amz-credential", "x-amz-security-token", "awsaccesskeyid"),
@@ -37,11 +38,12 @@ def check_public(url: str) -> None:
         DataError: it does, and is named without it.
     """
     for part in url.split("::"):  # zip://a.jpg::ftp://...
-        scheme, user = urlsplit(part).scheme, USER.search(part)
+        # by hand: urlsplit has errors of its own for brackets, which names may have
+        scheme, user = part.partition("://")[0].lower(), USER.search(part)
         # the account of abfs://container@account is no secret
         if user and (":" in user[0] or scheme in ("http", "https")):
             raise DataError(f"{USER.sub('...@', part)} holds a user or a password", fix=CREDENTIALS)
-        query = urlsplit(part).query
+        query = part.partition("?")[2]
         if found := SIGNATURES & {key.lower() for key, _ in parse_qsl(query)}:
             raise DataError(
                 f"{part.partition('?')[0]} is signed ({', '.join(sorted(found))}): everybody who "
