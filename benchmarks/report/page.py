@@ -5,6 +5,7 @@ written as a PNG for papers and slides.
 """
 
 import base64
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +27,9 @@ from crowdrt.lazy import require
 from crowdrt.manifest import write_whole
 
 TEMPLATE = Path(__file__).with_name("report.html")
+DRAWN = re.compile(
+    r"(latency|layers|roofline)-\d+x\d+\.png|(counts|pareto)\.png"
+)  # by reports alone
 MIME = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg"}
 
 
@@ -112,6 +116,7 @@ def write_report(report: Report, folder: Path) -> Path:
         *_layer_plots(report, folder),
         *_counts_plots(report, folder),
     ]
+    pareto = _pareto_uri(report.comparison, folder)
     jinja2 = require("jinja2", extra="report")
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATE.parent),
@@ -126,7 +131,7 @@ def write_report(report: Report, folder: Path) -> Path:
         cards=headline(report),
         tables=_tables(report.rows),
         plots=plots,
-        pareto=_pareto_uri(report.comparison, folder),
+        pareto=pareto,
         overlays=[(figure, _image_uri(figure.path)) for figure in report.overlays],
         facts=flattened(report.machine),
         recipe=flattened(report.recipe),
@@ -137,7 +142,17 @@ def write_report(report: Report, folder: Path) -> Path:
     path = folder / "report.html"
     with write_whole(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
+    remove_others(
+        folder, [*(f"{plot.name}.png" for plot in plots), *(["pareto.png"] * bool(pareto))]
+    )
     return path
+
+
+def remove_others(folder: Path, names: Sequence[str]) -> None:
+    """Remove what an earlier report drew, and this one did not: it is of another run's rows."""
+    for path in folder.glob("*.png"):
+        if DRAWN.fullmatch(path.name) and path.name not in names:
+            path.unlink(missing_ok=True)
 
 
 def headline(report: Report) -> list[tuple[str, str, str]]:

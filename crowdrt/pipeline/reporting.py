@@ -10,7 +10,7 @@ from typing import Any
 from crowdrt.benchmarks.accuracy.comparison import ComparedRow
 from crowdrt.benchmarks.accuracy.counts import CountRow, accuracy
 from crowdrt.benchmarks.labels import network_label
-from crowdrt.benchmarks.layers.records import read_profiles
+from crowdrt.benchmarks.layers.records import LayerProfile, read_profiles
 from crowdrt.benchmarks.report.page import (
     AccuracyLine,
     OverlayFigure,
@@ -21,6 +21,7 @@ from crowdrt.benchmarks.report.page import (
 from crowdrt.benchmarks.tables.render import markdown_table
 from crowdrt.benchmarks.tables.table import TableRow, newest, table_rows
 from crowdrt.benchmarks.timing.records import read_records
+from crowdrt.console import say
 from crowdrt.contracts import Artifact, Measurement
 from crowdrt.errors import BenchmarkError
 from crowdrt.manifest import write_whole
@@ -105,7 +106,7 @@ def report_of(run: DocumentedRun, folder: Path) -> Report:
         machine=measurements[0].machine,
         rows=rows_of(measurements),
         measurements=measurements,
-        layers=read_profiles(folder / LAYERS) if (folder / LAYERS).is_file() else (),
+        layers=layers_in(folder),
         accuracies=accuracy_lines(run, folder),
         overlays=[
             OverlayFigure(**figure | {"path": folder / figure["path"]}) for figure in run.overlays
@@ -117,6 +118,17 @@ def report_of(run: DocumentedRun, folder: Path) -> Report:
         files=[Artifact(**entry | {"path": Path(entry["path"])}) for entry in run.files],
         recipe=run.recipe,
     )
+
+
+def layers_in(folder: Path) -> list[LayerProfile]:
+    """Return the layers that a run profiled; of a damaged file none, which is said."""
+    if not (folder / LAYERS).is_file():
+        return []
+    try:
+        return read_profiles(folder / LAYERS)
+    except BenchmarkError as error:
+        say(f"{error.problem}; layers are left out. To have them, {error.fix}")
+        return []
 
 
 def exported_by(run: DocumentedRun, folder: Path) -> tuple[Path, str]:

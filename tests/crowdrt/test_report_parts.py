@@ -10,6 +10,7 @@ import pytest
 from crowdrt.benchmarks.tables.compression.rows import CompressionRow, row_line
 from crowdrt.benchmarks.timing.records import append_records
 from crowdrt.contracts import Measurement
+from crowdrt.errors import MissingDependencyError
 from crowdrt.manifest import manifest_path, sha256_file, write_json
 from crowdrt.pipeline.networks import Origin
 from crowdrt.pipeline.precision.record import Methods, methods_of, write_methods
@@ -133,7 +134,12 @@ def test_a_record_names_no_folder(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "change", [{"schema": 2}, {"rows": [{"name": "fp32"}]}, {"rows": None}, {"sha256": None}]
+    "change",
+    [
+        *({"schema": 2}, {"rows": [{"name": "fp32"}]}, {"rows": None}, {"sha256": None}),
+        *({"rows": [method("fp32") | {name: "x"}]} for name in ("mae", "bias", "psnr_db")),
+        {"rows": [method("fp32", moved={"all": "x"})]},
+    ],
 )
 def test_a_damaged_record_is_left_out_and_says_how_to_make_it_again(tmp_path, change, capsys):
     older = keep(tmp_path / "older", "sha", [method("int8 minmax", mae=2.0)])
@@ -202,3 +208,53 @@ def test_a_folder_without_a_comparison_has_none(tmp_path):
     found = comparison_in(tmp_path)
     assert found.plot is None
     assert [(line.mae, line.latency) for line in found.lines] == [("1.00", "–")]
+
+
+@pytest.mark.parametrize("damage", [{"mae": ["x"]}, {"rmse": [None]}, {"median_ms": "1"},
+                                    {"label": 3}, {"method": 3}, {"size": [96]}])  # fmt: skip
+def test_a_damaged_comparison_is_said_and_an_older_one_shown(tmp_path, damage, capsys):
+    line = row_line(compared((150.0,), 31.0))
+    for name, text, when in (("old", line, 1e9), ("new", None, 2e9)):
+        path = tmp_path / name / "compression.jsonl"
+        path.parent.mkdir()
+        path.write_text((text or json.dumps(json.loads(line) | damage)) + "\n")
+        os.utime(path, (when, when))
+    assert [each.mae for each in comparison_in(tmp_path).lines] == ["150.00"]
+    assert "new/compression.jsonl, line 1 is no whole row" in "".join(
+        capsys.readouterr().err.split("\n")
+    )
+
+
+def test_of_an_empty_comparison_there_is_no_section(tmp_path, capsys):
+    (tmp_path / "compression.jsonl").write_text("\n")
+    assert comparison_in(tmp_path) is None
+    assert "holds no row" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_comparison_that_cannot_be_judged_here_is_said(tmp_path, monkeypatch, capsys):
+    def missing(rows):
+        raise MissingDependencyError("scipy could not be imported", fix="pip install scipy")
+
+    monkeypatch.setattr("crowdrt.pipeline.tables.compression.judge", missing)
+    (tmp_path / "compression.jsonl").write_text(row_line(compared((150.0,), 31.0)) + "\n")
+    assert comparison_in(tmp_path) is None
+    assert "scipy could not be imported; it is left out" in capsys.readouterr().err
+
+
+def test_damaged_layers_are_said_and_left_out(crowdrt, run_folder):
+    (run_folder / "layers.jsonl").write_text('{"schema": 1}\n')
+    page, said = page_of(crowdrt, run_folder)
+    assert "Layers at" not in page
+    assert "layers.jsonl, line 1: not a whole profile" in " ".join(said.split())
+
+
+def test_pictures_of_an_earlier_report_go_and_others_stay(crowdrt, run_folder):
+    (run_folder / "compression.jsonl").write_text(row_line(compared((150.0,), 31.0)) + "\n")
+    for name in ("layers-96x128.png", "roofline-96x128.png", "counts.png", "layers-mine.png"):
+        (run_folder / name).write_bytes(b"")
+    page_of(crowdrt, run_folder)
+    drawn = {"latency-96x128.png", "layers-mine.png"}
+    assert {path.name for path in run_folder.glob("*.png")} == drawn | {"pareto.png"}
+    (run_folder / "compression.jsonl").unlink()
+    page_of(crowdrt, run_folder)
+    assert {path.name for path in run_folder.glob("*.png")} == drawn

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -154,9 +154,29 @@ def parse_row(line: str, source: str) -> CompressionRow:
         row = CompressionRow(**found)
         if len(row.seeds) != len(row.mae) or len(row.mae) != len(row.rmse):
             raise ValueError("it has not one MAE and one RMSE per seed")
+        check_types(row)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise BenchmarkError(
             f"{source} is no whole row of a comparison: {error}",
             fix="write the file anew: crowdrt compare SWEEP --data DIR -o OUT",
         ) from error
     return row
+
+
+def check_types(row: CompressionRow) -> None:
+    """Refuse texts where numbers are shown and worked with, and the other way round.
+
+    Raises:
+        TypeError: a field, or one of its elements, is not what it should be.
+    """
+    numbers: list[object] = [*row.seeds, *row.mae, *row.rmse, *row.size]
+    for each in fields(row):
+        value = getattr(row, each.name)
+        if each.type is str and not isinstance(value, str):
+            raise TypeError(f"{each.name} is no text: {value!r}")
+        if each.type in (int, int | None, float | None) and value is not None:
+            numbers.append(value)
+    if wrong := [each for each in numbers if not isinstance(each, int | float)]:
+        raise TypeError(f"{wrong[0]!r} is no number")
+    if len(row.size) != 2 or not isinstance(row.lost_seeds, Mapping):
+        raise TypeError("its size is no height and width, or its lost seeds have no reasons")

@@ -93,12 +93,17 @@ def line_of(row: Mapping[str, Any]) -> MethodLine:
     share = row["int8_macs"]
     return MethodLine(
         name=name,
-        mae=row["mae"],
-        bias=row["bias"],
-        moved=row["moved"].get("all"),
-        psnr_db=row["psnr_db"],
+        mae=number(row["mae"]),
+        bias=number(row["bias"]),
+        moved=number(row["moved"].get("all")),
+        psnr_db=number(row["psnr_db"]),
         megabytes=None if row["bytes"] is None else row["bytes"] / 1e6,
         int8_macs=share * 100 if share else None,
         chip="" if gate is None else "held" if gate["held"] else "failed",
-        reason=row["reason"] or (gate["reason"] if gate else ""),
+        reason=str(row["reason"] or (gate["reason"] if gate else "")),
     )
+
+
+def number(found: Any) -> float | None:
+    """Return what the page shows with digits; None of what was not worked out."""
+    return None if found is None else float(found)

@@ -18,7 +18,7 @@ from crowdrt.benchmarks.tables.compression.rows import (
     read_compression,
 )
 from crowdrt.console import say, show_table, tell
-from crowdrt.errors import BenchmarkError
+from crowdrt.errors import BenchmarkError, CrowdRTError
 
 COMPRESSION_RECORDS = Path(__file__).resolve().parents[3] / "results" / "compression.jsonl"
 TITLE = "SKT, Table 5: compression of CSRNet on ShanghaiTech A"
@@ -83,14 +83,16 @@ class ComparisonTable:
 def comparison_in(folder: Path) -> ComparedNetworks | None:
     """Return the newest comparison in a run's folder, or in a folder inside it.
 
-    A damaged one, or another version's, is said and left out.
+    A damaged one, an empty one, or another version's, is said and left out.
     """
     paths = [*folder.glob(COMPRESSION_RECORDS.name), *folder.glob(f"*/{COMPRESSION_RECORDS.name}")]
     paths.sort(key=lambda path: (path.stat().st_mtime, path), reverse=True)
     for path in paths:
         try:
-            return compared(read_compression(path))
-        except BenchmarkError as error:
+            if rows := read_compression(path):
+                return compared(rows)
+            say(f"{path} holds no row; it is left out")
+        except CrowdRTError as error:  # scipy may be missing, too
             say(f"{error.problem}; it is left out. To have it, {error.fix}")
     return None
 
