@@ -295,6 +295,8 @@ class Measurement:
     to_host_ms: tuple[float, ...] = ()
     gpu: Mapping[str, Any] | None = None  # its clocks, power and neighbours meanwhile
     runs_per_visit: int = 0  # neighbouring samples that one disturbance hits; 0: not recorded
+    race_sha256: str = ""  # of everything that decided its race, by which that is found again
+    budget_s: float = 0.0  # that its race was given; 0: not recorded
 
     @property
     def median_ms(self) -> float:

@@ -15,6 +15,7 @@ from crowdrt.benchmarks.labels import engine_label, network_label
 from crowdrt.benchmarks.tables.formats import csv_text
 from crowdrt.benchmarks.tables.printed import SKT_TABLE_8, printed_cost, printed_row
 from crowdrt.benchmarks.timing.statistics import uncertainty
+from crowdrt.benchmarks.timing.verdict import has_failed
 from crowdrt.contracts import Measurement, Size
 
 EAGER, CHANNELS_LAST = "pytorch", "pytorch-channels-last"
@@ -163,7 +164,7 @@ def _row(
     last: Measurement | None,
     cost: Operations | None,
 ) -> TableRow:
-    timed = bool(row.samples_ms) and not row.verdict.startswith("failed")
+    timed = bool(row.samples_ms) and not has_failed(row.verdict)
     on_gpu = bool(row.compute_ms) or row.engine == "tensorrt"
     on_cpu = timed and not on_gpu
     cpu_s = row.median_ms / 1000 if on_cpu else None
@@ -223,7 +224,7 @@ def _teacher_of(
         if "tf32" in other.name:
             continue
         if (*found, other.precision) == wanted and other.samples_ms:
-            return None if other.verdict.startswith("failed") else other
+            return None if has_failed(other.verdict) else other
     return None
 
 

@@ -29,7 +29,7 @@ from crowdrt.benchmarks.timing.nvml import GpuSample, GpuWatch, judge_gpu, open_
 from crowdrt.benchmarks.timing.pinning import cores_for
 from crowdrt.benchmarks.timing.records import GPU_SERIES
 from crowdrt.benchmarks.timing.statistics import uncertainty
-from crowdrt.benchmarks.timing.verdict import VALID, judge
+from crowdrt.benchmarks.timing.verdict import VALID, has_failed, judge
 from crowdrt.benchmarks.timing.worker import Failure, Visit, WarmUp, serve
 from crowdrt.contracts import Measurement, Precision, Size, UInt8Image
 from crowdrt.engines.machine import num_cores
@@ -364,7 +364,7 @@ def _new_run_id() -> str:
 
 
 def _refuse_if_all_failed(rows: Sequence[Measurement]) -> None:
-    if all(row.verdict.startswith("failed") for row in rows):
+    if all(has_failed(row.verdict) for row in rows):
         reasons = "\n".join(f"  {row.name}: {row.verdict}" for row in rows)
         raise BenchmarkError(
             f"no contender could be measured\n{reasons}",

@@ -48,6 +48,7 @@ def parse_record(line: str, source: str) -> Measurement:
         fields["samples_ms"] = tuple(float(sample) for sample in fields["samples_ms"])
         for name in GPU_SERIES:  # records from before there were GPUs have none
             fields[name] = tuple(float(sample) for sample in fields.get(name, ()))
+        fields["budget_s"] = float(fields.get("budget_s", 0.0))
         return Measurement(size=(int(height), int(width)), **fields)
     except (ValueError, TypeError, KeyError) as error:
         raise _broken(source, error) from error

@@ -16,6 +16,11 @@ MAX_OTHERS = 0.05  # of the machine's cores, used by others while this row was t
 MAX_EXTRA_CORES = 0.25  # busy cores beyond the threads that were allowed, relative
 
 
+def has_failed(verdict: str) -> bool:
+    """Say whether a contender broke, or its gate stopped it; it may have samples until then."""
+    return verdict.startswith("failed")
+
+
 def judge(visits: Sequence[Visit], *, num_threads: int) -> str:
     """Return `valid`, or `unstable: ...` / `shared: ...` with every reason found."""
     unstable = [

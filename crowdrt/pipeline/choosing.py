@@ -14,7 +14,7 @@ from crowdrt.benchmarks.accuracy.counts import predict_sample
 from crowdrt.benchmarks.accuracy.gates import Verdict, judge
 from crowdrt.benchmarks.labels import ABSENT, fixed
 from crowdrt.benchmarks.timing.race import RaceConfig, race
-from crowdrt.benchmarks.timing.verdict import VALID
+from crowdrt.benchmarks.timing.verdict import VALID, has_failed
 from crowdrt.calibration.calibrate import pick
 from crowdrt.console import say, show_table, tell
 from crowdrt.contracts import DENSITY, GraphInfo, Measurement, Size, default_gates
@@ -210,7 +210,7 @@ def timed(ready: Mapping[str, BuiltEngine], options: ChoiceOptions) -> list[Cand
 
 def candidate(row: Measurement) -> Candidate:
     """Return a runtime's place in the race."""
-    if not row.samples_ms:
+    if not row.samples_ms or has_failed(row.verdict):
         return Candidate(engine=row.engine, reason=row.verdict)
     return Candidate(
         engine=row.engine,

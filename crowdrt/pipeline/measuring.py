@@ -41,7 +41,7 @@ from crowdrt.manifest import sha256_file
 from crowdrt.onnx_file import graph_info
 from crowdrt.pipeline.counting import distinct
 from crowdrt.pipeline.networks import Origin, eager_opener, shipped_weights
-from crowdrt.pipeline.races import keep_race, race_identity, recorded
+from crowdrt.pipeline.races import race_once
 from crowdrt.pipeline.stages import (
     calibrate_stage,
     engine_folder,
@@ -240,18 +240,12 @@ def paper_table(
     if records is not None:
         return table_of(records, wanted)
     path = folder / "records.jsonl"
+    config = RaceConfig(num_threads=num_threads, budget_s=seconds)
     rows: list[Measurement] = []
     for network, size in wanted:
         contenders, folders = family(network, folder, store, num_threads)
-        identity = race_identity(contenders, folders, num_threads) | {"size": size}
-        kept = [] if fresh else recorded(path, identity)
-        if kept:
-            say(f"{network} at {shown([size])}: reusing run {kept[0].run_id}; --fresh repeats it")
-        else:
-            config = RaceConfig(num_threads=num_threads, budget_s=seconds)
-            kept = race(contenders, race_photograph(size), config)
-            keep_race(path, kept, identity)
-        rows += kept
+        image = race_photograph(size)
+        rows += race_once(contenders, folders, image, path, config, fresh=fresh)
     return table_rows(rows, operations_of(rows))
 
 

@@ -1,5 +1,6 @@
 """`crowdrt run`: every stage of a recipe, each skipped when its inputs have not changed."""
 
+import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -17,7 +18,7 @@ from crowdrt.contracts import Artifact, Measurement, Precision, Recipe, Sample, 
 from crowdrt.engines.base import open_engine
 from crowdrt.errors import BenchmarkError, CrowdRTError
 from crowdrt.lazy import TRAIN, check_installed
-from crowdrt.manifest import reusable, write_json, write_manifest, write_whole
+from crowdrt.manifest import manifest_path, reusable, write_json, write_manifest, write_whole
 from crowdrt.pipeline.counting import describe_accuracy, draw_overlays, has_map
 from crowdrt.pipeline.measuring import (
     FULL,
@@ -41,7 +42,7 @@ from crowdrt.pipeline.precision.forms import (
     stopped_row,
 )
 from crowdrt.pipeline.profiling import profile_stage
-from crowdrt.pipeline.races import race_identity
+from crowdrt.pipeline.races import failures_in, race_identity
 from crowdrt.pipeline.reporting import LAYERS, DocumentedRun, read_counts, rows_of, write_run_report
 from crowdrt.pipeline.stages import as_json, build_stage, engine_folder, export_stage
 from crowdrt.pipeline.tables.raced import RaceTable
@@ -307,7 +308,11 @@ def race_stage(
         done = write_manifest(path, kind="records", made_from=made_from)
     summary.did("race", f"{len(contenders)} contenders", since=start, reused=done.reused)
     summary.files.append(done)
-    return read_records(path)
+    rows = read_records(path)
+    raced = {each.name for each in contenders}
+    if done.reused and (broken := failures_in([row for row in rows if row.name in raced])):
+        say(f"the race is an earlier run's{broken}; to repeat it: rm {shlex.quote(str(path))}")
+    return rows
 
 
 def race_sizes(
@@ -339,7 +344,8 @@ def layers_stage(
     try:
         done = profile_stage(networks, size, out / LAYERS, store, num_threads)
     except CrowdRTError as error:
-        (out / LAYERS).unlink(missing_ok=True)  # of an earlier run, of other engines perhaps
+        for path in (out / LAYERS, manifest_path(out / LAYERS)):
+            path.unlink(missing_ok=True)  # of an earlier run, of other engines perhaps
         summary.did("layers", f"none: {error.problem}", since=start)
         return
     detail = f"{len(networks)} engines at {size_label(size)}"

@@ -97,7 +97,11 @@ def test_what_cannot_be_built_or_dies_in_the_race_is_out(crowdrt, command, races
     found = crowdrt(*command, "--json").json()
     assert (found["engine"], found["candidates"][-1]["reason"]) == ("onnxruntime", "no such CPU")
     monkeypatch.setattr(
-        choosing, "race", lambda contenders, *_: [measurement(c.name, ()) for c in contenders]
+        choosing,
+        "race",
+        lambda contenders, *_: [
+            replace(measurement(c.name, (1.0,)), verdict="failed: it died") for c in contenders
+        ],
     )
     refused = crowdrt(*command, "--fresh")
     assert (refused.code, refused.out) == (1, "")

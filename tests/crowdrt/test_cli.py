@@ -340,7 +340,7 @@ def test_a_table_is_not_measured_twice(crowdrt, skt_records, tmp_path, monkeypat
         return [replace(row, run_id=run_id) for row in rows]
 
     monkeypatch.setattr("crowdrt.pipeline.measuring.family", family)
-    monkeypatch.setattr("crowdrt.pipeline.measuring.race", race)
+    monkeypatch.setattr("crowdrt.pipeline.races.race", race)
     command = ("table", "skt-8", "--network", "csrnet", "-o", tmp_path, "--json")
     crowdrt(*command, "--size", "576x864", "--size", "576x864").json()
     assert raced == [("csrnet", (576, 864), 0)]

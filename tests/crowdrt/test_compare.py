@@ -17,9 +17,10 @@ from crowdrt.data.heads.shanghaitech import read_split
 from crowdrt.engines.base import open_engine
 from crowdrt.errors import BenchmarkError, CrowdRTError, RecipeError
 from crowdrt.learning import Distillation, Pruning, Quantization, Transfer
-from crowdrt.manifest import manifest_path, sha256_file, write_json
+from crowdrt.manifest import sha256_file
 from crowdrt.models import build_model
 from crowdrt.models.weights import save_weights
+from crowdrt.pipeline import races
 from crowdrt.pipeline.comparison import comparing, entrants, forms
 from crowdrt.pipeline.comparison.comparing import CompareOptions, compare_stage
 from crowdrt.pipeline.comparison.entrants import entrants_of
@@ -27,7 +28,6 @@ from crowdrt.pipeline.comparison.methods import method_of
 from crowdrt.pipeline.comparison.rows import settings_of
 from crowdrt.pipeline.comparison.sweeping import SweepOptions, sweep_stage
 from crowdrt.pipeline.networks import shipped_weights
-from crowdrt.pipeline.races import identities
 from crowdrt.recipes import recipe_named
 
 SIZE = (96, 128)
@@ -62,7 +62,7 @@ def fake_race(contenders, image, config):
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
     monkeypatch.setattr("crowdrt.training.loop.draw_curves", lambda *_, **__: None)
-    monkeypatch.setattr(comparing, "race", fake_race)
+    monkeypatch.setattr(races, "race", fake_race)
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +93,7 @@ def compared(tmp_path_factory, sweep, data, teacher):
     """The sweep, compared once; returns the judged rows and the folder."""
     out = tmp_path_factory.mktemp("compared") / "out"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(comparing, "race", fake_race)
+        patch.setattr(races, "race", fake_race)
         patch.setattr("crowdrt.pipeline.photographs.PROOF_SIZES", ((112, 128), (136, 113)))
         judged = compare_stage(sweep, out, options(data, out, teacher=teacher))
     return judged, out
@@ -164,7 +164,7 @@ def test_the_eager_teacher_is_timed_beside_its_engines(compared):
 
 def test_nothing_is_done_twice(compared, sweep, data, teacher, monkeypatch):
     judged, out = compared
-    monkeypatch.setattr(comparing, "race", None)
+    monkeypatch.setattr(races, "race", None)
     monkeypatch.setattr("crowdrt.export.onnx_export.export_onnx", None)
     monkeypatch.setattr("crowdrt.benchmarks.accuracy.counts.predict_whole", None)
     again = compare_stage(sweep, out, options(data, out, teacher=teacher))
@@ -312,19 +312,17 @@ def test_shipped_weights_that_never_taught_are_no_teacher(sweep, tmp_path):
     assert teacher.declared == recipe_named("csrnet-quarter")  # and its INT8 settings
 
 
-def test_a_race_in_which_one_broke_down_is_run_again(
-    compared, sweep, data, teacher, tmp_path, monkeypatch
+def test_a_race_in_which_one_broke_down_is_said_and_fills_no_time(
+    compared, sweep, data, teacher, tmp_path, monkeypatch, capsys
 ):
     copied = Path(shutil.copytree(compared[1], tmp_path / "out"))
     records = copied / "race.jsonl"
-    lines = [json.loads(line) | {"run_id": "1"} for line in records.read_text().splitlines()]
-    (kept,) = identities(records).values()
-    write_json(manifest_path(records), {"races": {"1": kept}})
-    lines[0] |= {"samples_ms": [], "verdict": "failed: out of memory"}
+    lines = [json.loads(line) for line in records.read_text().splitlines()]
+    lines[0] |= {"verdict": "failed: out of memory"}  # after its first visits
     records.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    raced = []
-    monkeypatch.setattr(comparing, "race", lambda *given: raced.append(1) or fake_race(*given))
-    given = options(data, compared[1], teacher=teacher)
-    compare_stage(sweep, copied, given)
-    compare_stage(sweep, copied, given)
-    assert raced == [1]
+    monkeypatch.setattr(races, "race", None)
+    given = options(data, compared[1], teacher=teacher, seconds=0)  # any race is as long
+    row = by_label(compare_stage(sweep, copied, given), lines[0]["name"])
+    assert (row.median_ms, row.p90_ms, row.timing) == (None, None, "failed: out of memory")
+    said = f"in which {lines[0]['name']} failed: out of memory; --fresh repeats it"
+    assert said in capsys.readouterr().err

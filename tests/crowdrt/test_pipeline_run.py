@@ -20,6 +20,8 @@ from crowdrt.engines.machine import num_cores
 from crowdrt.engines.store import KINDS
 from crowdrt.errors import RecipeError
 from crowdrt.manifest import sha256_file
+from crowdrt.pipeline import run
+from crowdrt.pipeline.networks import origin_of_recipe
 from crowdrt.pipeline.photographs import evenly, photographs, proof_photographs, split
 from crowdrt.pipeline.reporting import write_run_report
 from crowdrt.pipeline.run import run_recipe
@@ -237,6 +239,27 @@ def test_a_run_without_int8(tiny_recipe, photos, exported, without_race_and_repo
     assert summary.verdicts == {}
     summary.check()
     assert len(summary.counts["fp32"]) == 1
+
+
+def test_a_race_in_which_one_broke_down_is_reused_and_that_is_said(
+    tiny_recipe, tmp_path, without_race_and_report, monkeypatch, capsys
+):
+    race, raced = run.race, []
+
+    def breaking(*given):
+        raced.append(1)
+        first, *others = race(*given)
+        return [replace(first, verdict="failed: out of memory"), *others]
+
+    monkeypatch.setattr(run, "race", breaking)
+    student = origin_of_recipe(tiny_recipe)
+    for _ in range(2):
+        summary = run.RunSummary(recipe=tiny_recipe, folder=tmp_path)
+        run.race_stage(tiny_recipe, student, {}, tmp_path, summary, None, 1)
+    assert len(raced) == len(tiny_recipe.sizes) == 1
+    said = capsys.readouterr().err
+    assert said.count("failed: out of memory") == 1
+    assert f"to repeat it: rm {tmp_path / 'records.jsonl'}" in said
 
 
 def test_a_precision_that_loses_too_much_is_stopped_and_the_others_go_on(

@@ -10,8 +10,9 @@ from crowdrt.benchmarks.tables.compression import plot, render
 from crowdrt.benchmarks.tables.compression.judgement import Judged, judge
 from crowdrt.benchmarks.tables.compression.printed import TEACHER
 from crowdrt.benchmarks.tables.compression.rows import CompressionRow, ordered, row_line
-from crowdrt.benchmarks.timing.race import Contender, RaceConfig, race
+from crowdrt.benchmarks.timing.race import Contender, RaceConfig
 from crowdrt.benchmarks.timing.records import read_records
+from crowdrt.benchmarks.timing.verdict import has_failed
 from crowdrt.console import say
 from crowdrt.contracts import Measurement, Size, default_gates
 from crowdrt.errors import BenchmarkError
@@ -29,7 +30,7 @@ from crowdrt.pipeline.comparison.forms import (
 from crowdrt.pipeline.comparison.protocol import SWEEP, protocol_of
 from crowdrt.pipeline.comparison.rows import read_object
 from crowdrt.pipeline.measuring import eager_contender, engine_contender, race_photograph
-from crowdrt.pipeline.races import keep_race, race_identity, recorded
+from crowdrt.pipeline.races import race_once
 from crowdrt.pipeline.stages import engine_folder
 
 ROWS, RACES = "compression.jsonl", "race.jsonl"
@@ -128,13 +129,9 @@ def time_forms(
         contenders.append(replace(eager, name=f"{TEACHER} {EAGER}"))
     if not contenders:
         return {}
-    identity = race_identity(contenders, folders, threads) | {"size": options.size}
-    measured = [] if options.fresh else recorded(records, identity)
-    if not measured:
-        say(f"racing {len(contenders)} engines for {options.seconds:g} s")
-        config = RaceConfig(num_threads=threads, budget_s=options.seconds)
-        measured = race(contenders, race_photograph(options.size), config)
-        keep_race(records, measured, identity)
+    config = RaceConfig(num_threads=threads, budget_s=options.seconds)
+    image = race_photograph(options.size)
+    measured = race_once(contenders, folders, image, records, config, fresh=options.fresh)
     return {row.name: row for row in measured}
 
 
@@ -228,7 +225,7 @@ def timed(
     if found is None:
         return row
     own = [each for each in gpu if each.sha256 == found.sha256 and each.compute_ms]
-    run = bool(found.samples_ms)
+    run = bool(found.samples_ms) and not has_failed(found.verdict)
     return replace(
         row,
         engine=found.engine,

@@ -13,7 +13,8 @@ from typing import Any
 from crowdrt.benchmarks.accuracy.comparison import Comparison
 from crowdrt.benchmarks.accuracy.counts import CountRow, Prediction, accuracy
 from crowdrt.benchmarks.accuracy.gates import Verdict
-from crowdrt.benchmarks.timing.race import RaceConfig, race
+from crowdrt.benchmarks.timing.race import RaceConfig
+from crowdrt.benchmarks.timing.verdict import has_failed
 from crowdrt.calibration.fp16.cast import cast
 from crowdrt.calibration.sensitivity.search import SensitivityConfig
 from crowdrt.console import say
@@ -44,7 +45,7 @@ from crowdrt.pipeline.precision.forms import (
 )
 from crowdrt.pipeline.precision.record import Methods, write_methods
 from crowdrt.pipeline.precision.sensitivity import sensitivity_stage
-from crowdrt.pipeline.races import keep_race, race_identity, recorded
+from crowdrt.pipeline.races import race_once
 from crowdrt.pipeline.reporting import read_counts
 from crowdrt.pipeline.stages import calibrate_stage, engine_folder, has_trained_ranges
 
@@ -92,8 +93,7 @@ class PrecisionRow:
     @property
     def median_ms(self) -> float | None:
         """The median latency; None where it was not timed."""
-        timed = self.measured is not None and self.measured.samples_ms
-        return self.measured.median_ms if self.measured is not None and timed else None
+        return median_of(self.measured)
 
     @property
     def speedup(self) -> float | None:
@@ -184,7 +184,7 @@ def precision_rows(
             rows=counted.get(form.name, ()),
             verdict=verdict_of(form, counted.get(form.name, ())),
             measured=timed.get(form.name),
-            reference_ms=base.median_ms if base and base.samples_ms else None,
+            reference_ms=median_of(base),
         )
         for form in forms
     ]
@@ -288,6 +288,13 @@ def verdict_of(form: Form, rows: Sequence[CountRow]) -> Verdict | None:
     return judged(default_gates().get(form.precision), rows)
 
 
+def median_of(found: Measurement | None) -> float | None:
+    """Return the median latency; None of what was not timed, or broke while it was."""
+    if found is None or not found.samples_ms or has_failed(found.verdict):
+        return None
+    return found.median_ms
+
+
 def time_forms(
     forms: Sequence[Form],
     out: Path,
@@ -308,10 +315,7 @@ def time_forms(
         for name, file in files.items()
     ]
     folders = [engine_folder(file.path, store) for file in files.values()]
-    identity = race_identity(contenders, folders, num_threads) | {"size": size}
-    measured = [] if fresh else recorded(records, identity)
-    if not measured:
-        config = RaceConfig(num_threads=num_threads, budget_s=seconds)
-        measured = race(contenders, race_photograph(size), config)
-        keep_race(records, measured, identity)
+    config = RaceConfig(num_threads=num_threads, budget_s=seconds)
+    image = race_photograph(size)
+    measured = race_once(contenders, folders, image, records, config, fresh=fresh)
     return {row.name: row for row in measured}
