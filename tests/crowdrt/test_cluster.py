@@ -10,15 +10,15 @@ import pyarrow.parquet as pq
 import pytest
 from clusters import actors, kill_actor, ray_cluster
 
-from crowdrt.errors import EngineError
+from crowdrt.errors import EngineError, MissingDependencyError
 from crowdrt.manifest import cannot_write
 from crowdrt.pipeline.scale import cluster as clusters
 from crowdrt.pipeline.scale import run as runs
 from crowdrt.pipeline.scale import shards
 from crowdrt.pipeline.scale.counting import Counter, Settings
-from crowdrt.pipeline.scale.crew import Failed, Lost
+from crowdrt.pipeline.scale.crew import Failed, Lost, Ready
 from crowdrt.pipeline.scale.listing import list_photographs
-from crowdrt.pipeline.scale.parcel import Parcel, parcel_of
+from crowdrt.pipeline.scale.parcel import MismatchError, Parcel, parcel_of
 from crowdrt.pipeline.scale.run import count_at_scale
 
 pytestmark = pytest.mark.cluster
@@ -78,6 +78,26 @@ def test_an_address_at_which_nobody_listens_is_refused_at_once(tiny, tmp_path, c
     assert not (tmp_path / "out" / "counts").exists()
 
 
+def test_what_is_known_to_be_no_cluster_is_said_before_a_photograph_is_listed(
+    tiny, tmp_path, crowdrt, monkeypatch
+):
+    def never(*_):
+        raise AssertionError("a million names were listed first")
+
+    monkeypatch.setattr(runs, "list_photographs", never)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    for other, problem in {
+        address: f"there is no Ray cluster at {address}",
+        f"ray://{address}": f"ray://{address} is no address of a cluster's head",
+    }.items():
+        answer = crowdrt("count", tiny.onnx, "LIST", "-o", tmp_path / "out", "--cluster", other)
+        assert answer.code == 1
+        assert problem in answer.err
+        assert "--cluster HOST:6379" in answer.err
+    assert not (tmp_path / "out").exists()
+
+
 def test_what_listens_and_is_no_cluster_is_given_up(monkeypatch):
     monkeypatch.setattr(clusters, "CONNECT_S", 0.5)
     monkeypatch.setattr("ray.init", lambda **_: time.sleep(30))
@@ -109,39 +129,79 @@ def test_an_engine_folder_arrives_whole(tiny, own_store):
     assert here.identity == there.identity
 
 
+class ActorDiedError(Exception):
+    """Stands for Ray's error of an actor that is gone."""
+
+
+class TaskError(ActorDiedError):
+    """Stands for Ray's error of an actor that said why."""
+
+    def __init__(self, cause):
+        self.cause = cause
+
+
+def settings_of(tiny):
+    return Settings(engine=tiny.onnx, timeout_s=60.0)
+
+
+def ray_that_answers(answers):
+    def get(reference):
+        if answers[reference] is not None:
+            raise answers[reference]
+
+    def remote(**_):
+        actor = SimpleNamespace(
+            open=SimpleNamespace(remote=lambda *_: "opening"),
+            count=SimpleNamespace(remote=lambda *_: "counting"),
+        )
+        return lambda _: SimpleNamespace(remote=lambda: actor)
+
+    return SimpleNamespace(
+        put=lambda parcel: parcel,
+        remote=remote,
+        wait=lambda references, **_: (references, []),
+        get=get,
+        kill=lambda _: None,
+        exceptions=SimpleNamespace(RayTaskError=TaskError, RayError=ActorDiedError),
+    )
+
+
 @pytest.mark.parametrize(
     ("error", "event"),
     [
-        (EngineError("the run has another version", fix="install it"), Failed),
+        (MismatchError("the run has another version", fix="install it"), Failed),
+        (MissingDependencyError("no onnxruntime", fix="install it"), Failed),
+        (EngineError("the engine could not be loaded: out of memory", fix="free some"), Lost),
         (cannot_write(Path("engine.onnx"), OSError(28, "No space left on device")), Lost),
         (MemoryError("no room"), Lost),
     ],
 )
 def test_only_what_is_the_same_everywhere_ends_the_run(tiny, error, event):
-    class TaskError(Exception):
-        cause = error
-
-    def refuse(_):
-        raise TaskError
-
-    def remote(**_):
-        actor = SimpleNamespace(open=SimpleNamespace(remote=lambda *_: "opening"))
-        return lambda _: SimpleNamespace(remote=lambda: actor)
-
-    ray = SimpleNamespace(
-        put=lambda parcel: parcel,
-        remote=remote,
-        wait=lambda references, **_: (references, []),
-        get=refuse,
-        kill=lambda _: None,
-        exceptions=SimpleNamespace(RayTaskError=TaskError, RayError=TaskError),
-    )
-    crew = clusters.Cluster(ray, Settings(engine=tiny.onnx))
+    crew = clusters.Cluster(ray_that_answers({"opening": TaskError(error)}), settings_of(tiny))
     crew.hire()
     (happened,) = crew.events(0)
     assert isinstance(happened, event)
     if event is Lost:
         assert str(error).splitlines()[0] in happened.reason
+
+
+def test_an_actor_that_may_have_had_no_more_time_names_the_option(tiny, monkeypatch):
+    crew = clusters.Cluster(
+        ray_that_answers({"opening": None, "counting": ActorDiedError("The actor died")}),
+        settings_of(tiny),
+    )
+    now = [100.0]
+    monkeypatch.setattr(clusters, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    reasons = []
+    for seconds in (59.0, 60.0):
+        worker = crew.hire()
+        assert crew.events(0) == [Ready(worker=worker)]
+        crew.give(worker, [])
+        now[0] += seconds
+        (lost,) = crew.events(0)
+        reasons.append(lost.reason)
+    said = "no photograph was done within 60 s, see --timeout"
+    assert [said in reason for reason in reasons] == [False, True]
 
 
 def test_a_node_with_another_crowdrt_says_so(tiny):

@@ -24,7 +24,7 @@ from crowdrt.engines.base import open_engine
 from crowdrt.engines.ort import OrtEngine
 from crowdrt.engines.store import content_sha256
 from crowdrt.errors import EngineError
-from crowdrt.pipeline.comparison.locks import lock
+from crowdrt.pipeline.locks import lock
 from crowdrt.pipeline.scale import run as runs
 from crowdrt.pipeline.scale import shards
 from crowdrt.pipeline.scale.counting import Counter, Settings, count_in_time
@@ -213,12 +213,20 @@ def test_two_runs_into_one_folder_are_refused(settings, photos, tmp_path, tiny, 
     assert rows_in(tmp_path / "out") == {}
 
 
+def test_a_folder_that_another_holds_is_said_before_anything_is_listed(tiny, tmp_path, crowdrt):
+    with lock(tmp_path / "out" / ".lock"):
+        answer = crowdrt("count", tiny.onnx, tmp_path / "nowhere", "-o", tmp_path / "out")
+    assert "another process is counting into" in answer.err
+
+
 def test_another_engine_or_other_settings_are_refused(settings, tiny, photos, tmp_path, crowdrt):
     count_at_scale([str(photos / "p1.jpg")], tmp_path / "out", settings, workers=1)
     before = rows_in(tmp_path / "out")
     for other, problem in {
         ("count", tiny.int8, photos, "-o", tmp_path / "out"): "precision fp32 there, int8 here",
         ("count", tiny.onnx, photos, "-o", tmp_path / "out", "--strips", 2): "strips 8 there, 2",
+        ("count", tiny.onnx, photos, "-o", tmp_path / "out", "--tile-rows", 64): "tile_rows None",
+        ("count", tiny.onnx, photos, "-o", tmp_path / "out", "--max-memory", "9GiB"): "max_memory",
     }.items():
         answer = crowdrt(*other)
         assert answer.code == 1

@@ -6,13 +6,17 @@ import pytest
 
 from crowdrt.errors import EngineError
 from crowdrt.pipeline.scale import crew as crews
+from crowdrt.pipeline.scale.cluster import Cluster
 from crowdrt.pipeline.scale.crew import ALONE, WHOLE, Done, Failed, Foreman, Lost, Ready
+from crowdrt.pipeline.scale.processes import Processes
 from crowdrt.pipeline.scale.rows import Photo, Row
 from crowdrt.pipeline.scale.shards import Shard
 
 
 class StandIn:
     """Workers that count at once, and die as they are told."""
+
+    held_up = "look for free CPUs"
 
     def __init__(self, *, killers=(), lose=(), stillborn=0, pending=(), refuse=None):
         self.killers, self.lose = set(killers), set(lose)
@@ -138,6 +142,24 @@ def test_a_node_on_which_nothing_starts_does_not_end_the_others(capsys):
     )
 
 
+def test_a_bad_node_may_be_tried_as_often_when_the_good_one_dies(capsys):
+    crew = StandIn(lose={7})  # by when the bad node is done without
+    foreman = Foreman(crew=crew, num_workers=2, engine="e")
+    hire = crew.hire
+
+    def hire_mostly_on_the_bad_node():
+        worker = hire()
+        if worker not in (1, 10):
+            crew.happened[-1:] = [Lost(worker=worker, reason="no room")]
+        return worker
+
+    crew.hire = hire_mostly_on_the_bad_node
+    shards = [shard(str(k), str(k)) for k in range(9)]
+    assert len(list(foreman.work_off(shards))) == 9
+    assert [worker for worker, _ in crew.given] == [1] * 7 + [10] * 3
+    assert "1 go on" in capsys.readouterr().err
+
+
 def test_what_no_worker_can_open_ends_the_run():
     with pytest.raises(EngineError, match="another version"):
         worked_off(StandIn(refuse=EngineError("another version", fix="install it")))
@@ -147,5 +169,8 @@ def test_a_cluster_without_a_free_core_is_said_and_given_up(monkeypatch, capsys)
     monkeypatch.setattr(crews, "GIVE_UP_S", 3 * crews.PATIENCE_S)
     with pytest.raises(EngineError, match="for 180 s no process") as refused:
         worked_off(StandIn(pending={1, 2}))
-    assert "ray status" in refused.value.fix
-    assert capsys.readouterr().err.count("no process could start") == 2
+    assert refused.value.fix == StandIn.held_up
+    assert capsys.readouterr().err.count("no process has opened the engine; look for free") == 2
+    assert "crowdrt count ENGINE PHOTO" in Processes.held_up
+    assert "ray status" in Cluster.held_up
+    assert "ray" not in Processes.held_up

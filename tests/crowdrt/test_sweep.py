@@ -20,7 +20,6 @@ from crowdrt.data.heads.splits import known_sets, read_split
 from crowdrt.errors import CrowdRTError, RecipeError, TrainingError
 from crowdrt.manifest import fingerprint, sha256_file
 from crowdrt.pipeline.comparison import sweeping
-from crowdrt.pipeline.comparison.locks import lock
 from crowdrt.pipeline.comparison.protocol import contents
 from crowdrt.pipeline.comparison.rows import Row, differences, settings_of
 from crowdrt.pipeline.comparison.sweeping import (
@@ -30,6 +29,7 @@ from crowdrt.pipeline.comparison.sweeping import (
     sweep_stage,
 )
 from crowdrt.pipeline.learning import train_stage
+from crowdrt.pipeline.locks import lock
 from crowdrt.training.metrics import read_objects
 
 

@@ -15,9 +15,9 @@ from crowdrt.errors import CrowdRTError, MissingDependencyError, TrainingError
 from crowdrt.learning import Quantization, Transfer
 from crowdrt.manifest import sha256_file
 from crowdrt.pipeline.comparison import searching, sweeping
-from crowdrt.pipeline.comparison.locks import lock
 from crowdrt.pipeline.comparison.rows import differences, settings_of
 from crowdrt.pipeline.comparison.sweeping import Sweep, planned, sweep_stage
+from crowdrt.pipeline.locks import lock
 from crowdrt.training.metrics import read_objects
 
 LONG = replace(TINY, training=replace(TINY.training, steps=40))

@@ -10,7 +10,6 @@ from crowdrt.benchmarks.lines import parsed_lines
 from crowdrt.benchmarks.tables.trained.records import broken, parse_training_record
 from crowdrt.errors import TrainingError
 from crowdrt.manifest import manifest_path, write_folder_whole, write_json, write_whole
-from crowdrt.pipeline.comparison.locks import lock
 from crowdrt.pipeline.comparison.protocol import SWEEP, check_empty, identity_of
 from crowdrt.pipeline.comparison.rows import (
     DEFAULTS,
@@ -24,6 +23,7 @@ from crowdrt.pipeline.comparison.rows import (
     read_row,
 )
 from crowdrt.pipeline.comparison.searching import FOUND, search_in
+from crowdrt.pipeline.locks import lock
 from crowdrt.training.metrics import write_lines
 
 RECORDS = "records.jsonl"

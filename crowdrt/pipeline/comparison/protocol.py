@@ -9,8 +9,8 @@ from crowdrt.contracts import Sample
 from crowdrt.data.heads.splits import known_sets, read_split
 from crowdrt.errors import DataError, TrainingError, WeightsError
 from crowdrt.manifest import fingerprint, sha256_file, write_json
-from crowdrt.pipeline.comparison.locks import lock
 from crowdrt.pipeline.comparison.rows import differences, read_object
+from crowdrt.pipeline.locks import lock
 from crowdrt.pipeline.photographs import region_of
 from crowdrt.pipeline.trained import TESTS
 

@@ -15,7 +15,6 @@ from crowdrt.entry import explained, stopped
 from crowdrt.errors import MissingDependencyError, RecipeError, TrainingError
 from crowdrt.manifest import read_manifest, sha256_file, write_json
 from crowdrt.pipeline.comparison.gathering import gather
-from crowdrt.pipeline.comparison.locks import lock
 from crowdrt.pipeline.comparison.protocol import Protocol, keep_to, protocol_of
 from crowdrt.pipeline.comparison.rows import (
     DONE,
@@ -34,6 +33,7 @@ from crowdrt.pipeline.learning import (
     train_stage,
     with_options,
 )
+from crowdrt.pipeline.locks import lock
 from crowdrt.pipeline.networks import shipped_weights
 from crowdrt.pipeline.trained import record_stage
 from crowdrt.recipes import recipe_named

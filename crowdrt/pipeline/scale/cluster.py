@@ -13,6 +13,7 @@ import os
 import socket
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from queue import Empty, Queue
@@ -21,15 +22,22 @@ from typing import Any
 from crowdrt import __version__
 from crowdrt.errors import EngineError, MissingDependencyError
 from crowdrt.lazy import require
-from crowdrt.pipeline.scale.counting import TIMEOUT_S, Counter, Settings, count_in_time, on_gpu
+from crowdrt.pipeline.scale.counting import (
+    TIMEOUT_S,
+    Counter,
+    Settings,
+    count_in_time,
+    on_gpu,
+    too_slow,
+)
 from crowdrt.pipeline.scale.crew import Done, Event, Failed, Lost, Ready
-from crowdrt.pipeline.scale.parcel import Parcel, check_version, parcel_of
+from crowdrt.pipeline.scale.parcel import MismatchError, Parcel, check_version, parcel_of
 from crowdrt.pipeline.scale.rows import Photo, Row
+from crowdrt.pipeline.scale.stores import EXTRA
 
-EXTRA = "cluster"
 CONNECT_S = 12.0
-# what no node may have otherwise than the run; a full disk is one node's own
-EVERYWHERE = (EngineError, MissingDependencyError)
+# what no node may have otherwise than the run; a full disk or too little memory is one node's own
+EVERYWHERE = (MismatchError, MissingDependencyError)
 START = "start a cluster here with `ray start --head`, and name what it prints: --cluster HOST:6379"
 
 
@@ -83,6 +91,11 @@ def connected(address: str) -> Iterator[Any]:
 class Cluster:
     """Actors on the nodes of a Ray cluster."""
 
+    held_up = (
+        "look for free CPUs on the cluster: ray status; if there are some, the engine hangs while "
+        "it is opened, so count one photograph on a node: crowdrt count ENGINE PHOTO"
+    )
+
     def __init__(self, ray: Any, settings: Settings) -> None:
         """Send the engine; `ray` is connected."""
         self._ray = ray
@@ -93,7 +106,9 @@ class Cluster:
             needs["num_gpus"] = 1
         self._hire = ray.remote(**needs)(Actor)
         self._actors: dict[int, Any] = {}
-        self._under_way: dict[Any, tuple[int, bool]] = {}  # by Ray's reference; True: it opens
+        # by Ray's reference; since when it counts, None where it opens
+        self._under_way: dict[Any, tuple[int, float | None]] = {}
+        self._timeout_s = settings.timeout_s
         self._num_hired = 0
 
     def has_room_for(self, settings: Settings) -> int:
@@ -108,12 +123,13 @@ class Cluster:
         self._num_hired += 1
         actor = self._hire.remote()
         self._actors[self._num_hired] = actor
-        self._under_way[actor.open.remote(*self._opening)] = (self._num_hired, True)
+        self._under_way[actor.open.remote(*self._opening)] = (self._num_hired, None)
         return self._num_hired
 
     def give(self, worker: int, photos: Sequence[Photo]) -> None:
         """See `Crew.give`."""
-        self._under_way[self._actors[worker].count.remote(list(photos))] = (worker, False)
+        counting = self._actors[worker].count.remote(list(photos))
+        self._under_way[counting] = (worker, time.monotonic())
 
     def events(self, timeout_s: float) -> list[Event]:
         """See `Crew.events`; an actor that dies with nothing to do is missed when it is asked."""
@@ -122,7 +138,7 @@ class Cluster:
         return [self._heard(reference) for reference in happened]
 
     def _heard(self, reference: Any) -> Event:
-        worker, opens = self._under_way.pop(reference)
+        worker, since = self._under_way.pop(reference)
         try:
             rows = self._ray.get(reference)
         except self._ray.exceptions.RayTaskError as error:
@@ -130,8 +146,11 @@ class Cluster:
                 return Failed(error=error.cause)
             return Lost(worker=worker, reason=self._dismiss(worker, error.cause or error))
         except self._ray.exceptions.RayError as error:
-            return Lost(worker=worker, reason=self._dismiss(worker, error))
-        return Ready(worker=worker) if opens else Done(worker=worker, rows=rows)
+            reason = self._dismiss(worker, error)
+            if since is not None and time.monotonic() - since >= self._timeout_s:
+                reason += f" Perhaps {too_slow(self._timeout_s)}"  # Ray does not say which signal
+            return Lost(worker=worker, reason=reason)
+        return Ready(worker=worker) if since is None else Done(worker=worker, rows=rows)
 
     def _dismiss(self, worker: int, error: Exception) -> str:
         """Forget an actor; returns why, in one line."""
@@ -171,8 +190,16 @@ def connect(address: str) -> Any:
 
 
 def check_listening(address: str) -> None:
-    """Refuse an address at which nobody listens at once: Ray would try it for a while."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
+    """Refuse an address at which nobody listens at once: Ray would try it for a while.
+
+    Raises:
+        EngineError: it is said so; or the address is one of Ray's client, with which nobody tried.
+    """
+    if "://" in address:
+        raise EngineError(
+            f"{address} is no address of a cluster's head: that is HOST:PORT, or auto", fix=START
+        )
+    host, _, port = address.rpartition(":")
     if host and port.isdecimal():
         try:
             socket.create_connection((host, int(port)), timeout=CONNECT_S / 2).close()

@@ -25,7 +25,7 @@ from crowdrt.data.images import decode_image
 from crowdrt.data.tiles import TileMode
 from crowdrt.engines.store import KINDS
 from crowdrt.errors import CrowdRTError, EngineError, RecipeError
-from crowdrt.pipeline.scale.parcel import Identity, identity_of
+from crowdrt.pipeline.scale.parcel import Identity, MismatchError, identity_of
 from crowdrt.pipeline.scale.rows import Photo, Row, strips_of
 from crowdrt.pipeline.scale.stores import is_url, read_file, read_url
 from crowdrt.pipeline.tiling import NO_LIMITS, Limits, open_counting
@@ -249,10 +249,10 @@ def check_identity(wanted: Identity | None, here: Identity) -> None:
     """Refuse to count with another engine than the run's, such as a node's other version.
 
     Raises:
-        EngineError: they differ.
+        MismatchError: they differ.
     """
     if wanted is not None and here != wanted:
-        raise EngineError(
+        raise MismatchError(
             f"the run counts with {wanted.text}, this machine has {here.text}",
             fix=f"install the same everywhere: pip install {wanted.engine}=={wanted.version}",
         )

@@ -58,6 +58,8 @@ Event = Ready | Done | Lost | Failed
 class Crew(Protocol):
     """Processes that count, one engine each."""
 
+    held_up: str  # what to do where none starts for long
+
     def hire(self) -> int:
         """Start one more; it says `Ready` when its engine is open."""
         ...
@@ -93,6 +95,11 @@ class Foreman:
     idle: list[int] = field(default_factory=list)
     rows: dict[str, dict[str, Row]] = field(default_factory=dict)  # of shards that are not whole
     num_failed_starts: int = 0
+    max_failed_starts: int = field(init=False)  # in a row
+
+    def __post_init__(self) -> None:
+        # of those wanted at the start: with fewer left, a bad node may be tried as often
+        self.max_failed_starts = FAILED_STARTS * self.num_workers
 
     def work_off(self, shards: Iterable[Shard]) -> Iterator[tuple[Shard, list[Row]]]:
         """Yield every shard with its rows, as they are done.
@@ -107,7 +114,7 @@ class Foreman:
             happened = self.crew.events(PATIENCE_S)
             idle_s = 0.0 if happened or self.busy else idle_s + PATIENCE_S
             if idle_s:
-                check_patience(idle_s)
+                check_patience(idle_s, self.crew.held_up)
             for event in happened:
                 if (done := self._heed(event)) is not None:
                     yield from self._collect(*done)
@@ -144,7 +151,7 @@ class Foreman:
         if worker in self.starting:
             self.starting.remove(worker)
             self.num_failed_starts += 1
-            if self.num_failed_starts > FAILED_STARTS * self.num_workers:
+            if self.num_failed_starts > self.max_failed_starts:
                 self._do_without(reason)
         job = self.busy.pop(worker, None)
         return None if job is None else self._redo(job, reason)
@@ -193,11 +200,14 @@ def cannot_start(number: int, reason: str) -> EngineError:
     )
 
 
-def check_patience(idle_s: float) -> None:
-    """Tell people that there is work and nobody who does it; in the end give up."""
+def check_patience(idle_s: float, held_up: str) -> None:
+    """Tell people that there is work and nobody who does it; in the end give up.
+
+    Args:
+        idle_s: for how long.
+        held_up: `Crew.held_up`.
+    """
+    problem = f"for {idle_s:.0f} s no process has opened the engine"
     if idle_s >= GIVE_UP_S:
-        raise EngineError(
-            f"for {idle_s:.0f} s no process could start",
-            fix="look for free CPUs on the cluster: ray status",
-        )
-    say(f"for {idle_s:.0f} s no process could start; on a cluster, `ray status` shows free CPUs")
+        raise EngineError(problem, fix=held_up)
+    say(f"{problem}; {held_up}")

@@ -21,9 +21,10 @@ from crowdrt.data.images import (
 )
 from crowdrt.errors import DataError
 from crowdrt.lazy import require
-from crowdrt.pipeline.scale.parquet import EXTRA, open_parquet
+from crowdrt.pipeline.scale.parquet import open_parquet
 from crowdrt.pipeline.scale.rows import Photo
 from crowdrt.pipeline.scale.stores import (
+    EXTRA,
     check_public,
     images_below,
     is_url,

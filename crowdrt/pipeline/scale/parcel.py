@@ -18,6 +18,10 @@ EAGER = ".safetensors"
 SENT = "sent"  # a folder of the engine store, for what came from another machine
 
 
+class MismatchError(EngineError):
+    """What counts here is not what the run counts with: no node may go on with it."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Identity:
     """What made a count; counts of two identities are never in one folder."""
@@ -91,10 +95,10 @@ class Parcel:
             sha256: that of the parcel when it was sent.
 
         Raises:
-            EngineError: the parcel is not what was sent.
+            MismatchError: the parcel is not what was sent.
         """
         if self.sha256 != sha256:
-            raise EngineError(
+            raise MismatchError(
                 f"{self.name} arrived with the SHA-256 {self.sha256}, sent was {sha256}",
                 fix="give the same command again; if it stays, look at the nodes' memory and disks",
             )
@@ -116,10 +120,10 @@ def check_version(wanted: str) -> None:
     """Refuse a run of another crowdrt, on a node that it has reached.
 
     Raises:
-        EngineError: names both versions.
+        MismatchError: names both versions.
     """
     if wanted != __version__:
-        raise EngineError(
+        raise MismatchError(
             f"{socket.gethostname()} has crowdrt {__version__}, the run {wanted}",
             fix=f"install the same on every node: pip install 'crowdrt[cluster]=={wanted}'",
         )

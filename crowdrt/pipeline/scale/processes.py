@@ -32,6 +32,11 @@ class Hand:
 class Processes:
     """Processes that are started afresh, so that none inherits a lock or a thread of ours."""
 
+    held_up = (
+        "it hangs, or its drive does: see whether it opens at all, crowdrt count ENGINE PHOTO; "
+        "if memory is short, use fewer processes: --workers 1"
+    )
+
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._hands: dict[int, Hand] = {}

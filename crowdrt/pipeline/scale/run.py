@@ -13,14 +13,15 @@ from crowdrt.engines.machine import num_cores
 from crowdrt.errors import CrowdRTError, DataError, EngineError
 from crowdrt.lazy import check_installed
 from crowdrt.manifest import read_json, write_json
-from crowdrt.pipeline.comparison.locks import lock
-from crowdrt.pipeline.scale.cluster import Cluster, on_cluster
+from crowdrt.pipeline.locks import lock
+from crowdrt.pipeline.scale.cluster import Cluster, check_listening, on_cluster
 from crowdrt.pipeline.scale.counting import Counter, Settings, on_gpu
 from crowdrt.pipeline.scale.crew import Foreman
 from crowdrt.pipeline.scale.listing import list_photographs
 from crowdrt.pipeline.scale.processes import Processes
 from crowdrt.pipeline.scale.rows import Row
 from crowdrt.pipeline.scale.shards import Plan, plan_shards, write_shard
+from crowdrt.pipeline.scale.stores import EXTRA
 
 COUNTS = "counts"  # the folder of shards, for `pandas.read_parquet(OUT/counts)`
 BOUND = "run.json"
@@ -92,15 +93,17 @@ def count_at_scale(
         out: the folder; `out/counts` gets the Parquet files.
         settings: the engine and how it counts.
         cluster: address of a Ray cluster, or `auto`; None counts on this machine.
-        workers: processes; 0 takes one per core, or per thread that each is given.
+        workers: processes; 0 takes as many as `num_workers` says.
 
     Raises:
         CrowdRTError: nothing can be counted: no photographs, no engine, no folder, no cluster; or
             the folder is another run's.
     """
-    check_installed("pyarrow", extra="cluster")
-    photos = list_photographs(sources)
+    check_installed("pyarrow", extra=EXTRA)
+    if cluster is not None:
+        check_listening(cluster)
     with held(out):
+        photos = list_photographs(sources)
         identity = Counter(settings).identity
         settings = replace(settings, identity=identity)
         check_bound(out, settings)
@@ -147,7 +150,11 @@ def crew_of(
 
 
 def num_workers(settings: Settings, crew: Processes | Cluster) -> int:
-    """Return how many processes there are to be: one per core, of GPU engines one per GPU."""
+    """Return how many processes there are to be: one for as many cores as each has threads.
+
+    Engines on a GPU have one process on this machine, however many GPUs it has; one per GPU on a
+    cluster, where Ray tells each which is its own.
+    """
     if isinstance(crew, Cluster):
         return crew.has_room_for(settings)
     return 1 if on_gpu(settings) else max(1, num_cores() // settings.num_threads)
@@ -182,7 +189,9 @@ def bound_to(settings: Settings) -> dict[str, Any]:
     how = {
         "tiles": settings.tiles,
         "strips": settings.num_strips,
-        "batch": settings.batch,  # the last digits of a count depend on it
+        # the last digits of a count depend on these
+        "batch": settings.batch,
+        **asdict(settings.limits),
         "crowdrt": __version__,
     }
     return {"engine": settings.identity.as_dict(), "settings": how}

@@ -12,8 +12,9 @@ from typing import Any
 from crowdrt.errors import DataError, EngineError
 from crowdrt.lazy import require
 from crowdrt.manifest import fingerprint, write_whole
-from crowdrt.pipeline.scale.parquet import EXTRA, open_parquet
+from crowdrt.pipeline.scale.parquet import open_parquet
 from crowdrt.pipeline.scale.rows import Photo, Row, utf8
+from crowdrt.pipeline.scale.stores import EXTRA
 
 MAX_ROWS = 256  # per shard, so that a kill loses seconds
 MIN_ROWS = 16
