@@ -4,6 +4,7 @@ from dataclasses import replace
 from functools import partial
 
 import pytest
+from PIL import Image
 
 from crowdrt.benchmarks.accuracy.counts import predict, predict_sample
 from crowdrt.benchmarks.accuracy.gates import judge
@@ -91,12 +92,23 @@ def test_on_real_streets_the_float_layer_keeps_counts(student, data_root, tmp_pa
 
 @pytest.mark.data
 def test_on_real_photographs_the_float_layer_keeps_counts_in_float16(student, data_root, tmp_path):
-    calibration = [s.image for s in shanghaitech(data_root, "A", "train")[::100]]
+    looked_at = [
+        part_of(sample.image, tmp_path) for sample in shanghaitech(data_root, "A", "train")[:200:100]
+    ]
     every = sorted(shanghaitech(data_root, "A", "test"), key=lambda sample: sample.annotated)
     test = every[:36:12]  # sparse ones, where float16 adds people
+    config = CastConfig(num_images=2, tolerance=0.1)  # the gate judges, not the cast
     held = {}
     for name, keep_float in (("shipped", RECIPE.keep_float), ("plain", ())):
         path = tmp_path / f"{name}.onnx"
-        cast(student, calibration, path, CastConfig(num_images=2), keep_float)
+        cast(student, looked_at, path, config, keep_float)
         held[name] = verdict("fp16", against(student, RoundedEngine(path), test)).held
     assert held == {"shipped": True, "plain": False}
+
+
+def part_of(photograph, folder):
+    """Write the lower left of a photograph: ranges need no more, and a cast takes long."""
+    path = folder / f"{photograph.stem}.png"
+    with Image.open(photograph) as image:
+        image.convert("RGB").crop((0, image.height - 320, 448, image.height)).save(path)
+    return path
