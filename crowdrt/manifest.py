@@ -10,6 +10,7 @@ import platform
 import shlex
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
@@ -63,19 +64,44 @@ def write_folder_whole(path: Path) -> Iterator[Path]:
 
     When another process was first, its folder stays and ours is dropped: both succeed.
     """
+    with folder_beside(path) as temporary:
+        yield temporary
+        try:
+            temporary.rename(path)
+        except OSError:
+            if not path.is_dir():  # else somebody else built the same thing
+                raise
+
+
+@contextlib.contextmanager
+def folder_beside(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `path`, on its disk; what is left in it goes afterwards.
+
+    Raises:
+        CrowdRTError: it, or what the block wanted, cannot be written.
+    """
     temporary = None
     with _folder_of(path):
         try:
             temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.tmp-", dir=path.parent))
             yield temporary
-            try:
-                temporary.rename(path)
-            except OSError:
-                if not path.is_dir():  # else somebody else built the same thing
-                    raise
         finally:
             if temporary is not None:
                 shutil.rmtree(temporary, ignore_errors=True)
+
+
+def sweep(parent: Path, pattern: str, stale_s: float) -> None:
+    """Remove temporary folders that processes left which were killed.
+
+    Args:
+        parent: where they lie.
+        pattern: of their names.
+        stale_s: for how long nothing was made in one that nobody fills any more.
+    """
+    for folder in parent.glob(pattern):
+        with contextlib.suppress(OSError):
+            if time.time() - folder.stat().st_mtime > stale_s:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -4,10 +4,12 @@ from pathlib import Path
 
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from onnx import helper
 from onnx.external_data_helper import load_external_data_for_model, uses_external_data
 
-from crowdrt.contracts import METADATA_KEY, GraphInfo
+from crowdrt.contracts import METADATA_KEY, GraphInfo, TensorSpec
 from crowdrt.errors import ExportError
+from crowdrt.onnx_graph import stored_names
 
 EXPORT = "crowdrt export NETWORK --weights F -o model.onnx"
 
@@ -103,6 +105,26 @@ def set_info(model: onnx.ModelProto, info: GraphInfo) -> None:
     del model.metadata_props[:]
     model.metadata_props.extend(kept)
     model.metadata_props.add(key=METADATA_KEY, value=info.to_json())
+
+
+def fed(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
+    """Return the inputs that a caller feeds."""
+    stored = set(stored_names(model.graph))
+    return [value for value in model.graph.input if value.name not in stored]
+
+
+def spec_of(value: onnx.ValueInfoProto) -> TensorSpec:
+    """Turn ONNX's description of an input or output into ours.
+
+    An axis of 0 or less is free: no engine is fed nothing, and some exporters write it for that.
+    """
+    tensor = value.type.tensor_type
+    axes = [
+        axis.dim_value if axis.dim_value > 0 else axis.dim_param or f"axis{i}"
+        for i, axis in enumerate(tensor.shape.dim)
+    ]
+    dtype = helper.tensor_dtype_to_np_dtype(tensor.elem_type)
+    return TensorSpec(name=value.name, shape=tuple(axes), dtype=str(dtype))
 
 
 def external_files(path: Path) -> list[Path]:

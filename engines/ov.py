@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import helper
 
 from crowdrt.contracts import Feeds, GraphInfo, TensorSpec
 from crowdrt.engines.base import check_feeds, check_threads, probe
@@ -23,7 +22,7 @@ from crowdrt.engines.rewrites.unsigned import unsigned_activations
 from crowdrt.engines.rewrites.weight_codes import stored_codes
 from crowdrt.errors import EngineError
 from crowdrt.lazy import require
-from crowdrt.onnx_file import stored_info
+from crowdrt.onnx_file import fed, spec_of, stored_info
 
 # What a file does not quantize runs in float32: OpenVINO's own choice is bfloat16 where the CPU has
 # it, for an FP32 network too. A saved network forgets this, so it is said whenever one is opened.
@@ -163,24 +162,11 @@ def for_cpu(graph: onnx.ModelProto) -> onnx.ModelProto:
 def describe(graph: onnx.ModelProto, source: str) -> dict[str, Any]:
     """Return what OpenVINO does not keep of a network: names of free axes, and our metadata."""
     info = stored_info(graph, source=source)
-    stored = {value.name for value in graph.graph.initializer}
-    fed = [value for value in graph.graph.input if value.name not in stored]
     return {
-        "inputs": [asdict(spec_of(value)) for value in fed],
+        "inputs": [asdict(spec_of(value)) for value in fed(graph)],
         "outputs": [asdict(spec_of(value)) for value in graph.graph.output],
         "info": None if info is None else info.to_json(),
     }
-
-
-def spec_of(value: onnx.ValueInfoProto) -> TensorSpec:
-    """Turn ONNX's description of an input or output into ours."""
-    tensor = value.type.tensor_type
-    shape = tuple(
-        axis.dim_value if axis.HasField("dim_value") else axis.dim_param or f"axis{i}"
-        for i, axis in enumerate(tensor.shape.dim)
-    )
-    dtype = helper.tensor_dtype_to_np_dtype(tensor.elem_type)
-    return TensorSpec(name=value.name, shape=shape, dtype=str(dtype))
 
 
 def specs_from_json(documents: list[dict[str, Any]]) -> tuple[TensorSpec, ...]:

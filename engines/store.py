@@ -33,7 +33,7 @@ from crowdrt.engines.trt.building.options import PlanOptions
 from crowdrt.engines.trt.run import plan_opener
 from crowdrt.errors import EngineError, MissingDependencyError
 from crowdrt.lazy import require
-from crowdrt.manifest import fingerprint, sha256_file, write_folder_whole, write_json
+from crowdrt.manifest import fingerprint, sha256_file, sweep, write_folder_whole, write_json
 from crowdrt.onnx_file import external_files
 
 MANIFEST = "engine.json"
@@ -140,7 +140,8 @@ class EngineStore:
             check_loadable(path)
         reused = _is_sound(path, sign_key)
         if not reused:
-            _sweep(self.root, engine)
+            stale_s = STALE_GPU_S if KINDS[engine].on_gpu else STALE_S
+            sweep(self.root, f".*-{engine}.tmp-*", stale_s)
             _build(path, onnx_path, identity, options, sign_key)
         seconds = time.perf_counter() - start
         return BuiltEngine(path=path, key=key, reused=reused, seconds=seconds)
@@ -268,15 +269,6 @@ def _is_sound(path: Path, sign_key: Path | None) -> bool:
             shutil.rmtree(aside, ignore_errors=True)
         return False
     return True
-
-
-def _sweep(root: Path, engine: str) -> None:
-    """Remove what builds that were killed left behind."""
-    stale_s = STALE_GPU_S if KINDS[engine].on_gpu else STALE_S
-    for folder in root.glob(f".*-{engine}.tmp-*"):
-        with contextlib.suppress(OSError):
-            if time.time() - folder.stat().st_mtime > stale_s:
-                shutil.rmtree(folder, ignore_errors=True)
 
 
 def load_built(path: Path, *, num_threads: int = 0) -> Engine:

@@ -15,6 +15,7 @@ from crowdrt.manifest import (
     read_manifest,
     reusable,
     sha256_file,
+    sweep,
     write_folder_whole,
     write_json,
     write_manifest,
@@ -51,6 +52,15 @@ def test_whatever_happens_the_old_file_stays_and_nothing_else(tmp_path, tree, re
     with pytest.raises(type(reason)):
         write(path, b"half", then=reason)
     assert tree(tmp_path) == before
+
+
+def test_only_old_temporary_folders_of_that_name_are_swept(tmp_path):
+    for name, age_s in {".a.tmp-1": 20, ".a.tmp-2": 0, ".b.tmp-1": 20, "a": 20}.items():
+        (tmp_path / name / "in").mkdir(parents=True)
+        changed = (tmp_path / name).stat().st_mtime - age_s
+        os.utime(tmp_path / name, (changed, changed))
+    sweep(tmp_path, ".a.tmp-*", 10)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".a.tmp-2", ".b.tmp-1", "a"]
 
 
 def write(path, content, *, then=None):

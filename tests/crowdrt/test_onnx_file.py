@@ -7,7 +7,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from crowdrt.contracts import IMAGENET, GraphInfo
 from crowdrt.errors import ExportError
-from crowdrt.onnx_file import external_files, graph_info, read_onnx, set_info
+from crowdrt.onnx_file import external_files, fed, graph_info, read_onnx, set_info, spec_of
 
 INFO = GraphInfo(network="tiny", width="1", preprocessing=IMAGENET, density_stride=8)
 
@@ -31,6 +31,18 @@ def written(tmp_path):
     set_info(model, INFO)
     onnx.save(model, path)
     return path
+
+
+def test_axes_that_no_caller_can_fill_are_free():
+    model = scaling()
+    model.graph.input.append(
+        helper.make_tensor_value_info("image", TensorProto.UINT8, [0, -1, "h", None, 5])
+    )
+    model.graph.input.append(helper.make_tensor_value_info("weight", TensorProto.FLOAT, [64]))
+    x, image = map(spec_of, fed(model))  # older exporters list what is stored as inputs, too
+    assert (x.shape, x.dtype) == ((64,), "float32")
+    assert (image.name, image.dtype) == ("image", "uint8")
+    assert image.shape == ("axis0", "axis1", "h", "axis3", 5)
 
 
 def test_round_trip(written):

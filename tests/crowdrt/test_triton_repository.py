@@ -112,7 +112,9 @@ def zero_points(model):
 
 def test_int8_is_served_as_onnx_runtime_is_fast_at_it(triton, tiny, repo):
     answer = triton(tiny.int8, "--only", "count")
-    assert "served with unsigned activations" in answer.err
+    assert "served as crowdrt count runs it, rewritten for ONNX Runtime's kernels" in answer.err
+    (facts,) = [each["facts"] for each in json.loads(answer.out)["models"]]
+    assert facts["rewritten_for_cpu"]
     served = onnx.load(repo / "tiny.int8" / "1" / "model.onnx")
     assert onnx.TensorProto.UINT8 not in zero_points(onnx.load(tiny.int8))
     assert onnx.TensorProto.UINT8 in zero_points(served)
@@ -329,14 +331,32 @@ def test_a_link_to_another_disk_is_written_there(triton, tiny, repo, tmp_path, m
     assert sorted(p.name for p in (tmp_path / "disk" / "repo").iterdir()) == ["client.py", "tiny"]
 
 
-def test_what_a_killed_call_left_is_removed(triton, tiny, repo, tmp_path):
-    names = (".repo.tmp-1", "..repo.tmp-1.tmp-x", ".repo-2.tmp-1", "..repo.tmp-2.tmp-y")
+def test_a_repository_that_is_a_mount_point_is_refused_with_a_way_out(
+    triton, tiny, repo, tmp_path, tree, monkeypatch
+):
+    repo.mkdir()
+
+    def across(self, target):
+        raise OSError(18, "Invalid cross-device link")
+
+    monkeypatch.setattr(Path, "rename", across)
+    answer = triton(tiny.onnx)
+    assert answer.code == 1
+    assert f"fix: name a folder in it: -o '{repo}/repo'" in answer.err
+    assert [p.name for p in tmp_path.rglob("*")] == ["repo"]
+
+
+@pytest.mark.parametrize("new", [True, False])
+def test_what_a_killed_call_left_is_removed(triton, tiny, repo, tmp_path, new):
+    if not new:
+        triton(tiny.onnx, "--only", "count").json()
+    names = (".repo.tmp-1", ".repo-2.tmp-1", ".repo.tmp-2")
     for name in names:
         (tmp_path / name / "tiny").mkdir(parents=True)
         os.utime(tmp_path / name, (0, 0))
     os.utime(tmp_path / names[-1])  # of a call that is at work
     triton(tiny.onnx, "--only", "count").json()
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["..repo.tmp-2.tmp-y", names[2], "repo"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [names[1], names[2], "repo"]
 
 
 def test_others_in_the_repository_are_left_alone(triton, tiny, repo):

@@ -144,6 +144,8 @@ def test_a_real_server_counts_whom_crowdrt_counts(crowdrt, tiny, tmp_path, serve
     with ThreadPoolExecutor(8) as pool:
         together = list(pool.map(count, many))
     assert together == pytest.approx([count(many[0])] * 8, abs=2e-3)
+    (said,) = triton_http.InferenceServerClient(url).get_inference_statistics("tiny")["model_stats"]
+    assert int(said["execution_count"]) < int(said["inference_count"])
 
 
 def ask_for(url, model, output):

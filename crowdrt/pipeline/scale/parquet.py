@@ -25,7 +25,7 @@ def open_parquet(file: Any, *, source: str, problem: str, fix: str) -> Iterator[
     """
     arrow = require("pyarrow", extra=EXTRA)
     parquet = require("pyarrow.parquet", extra=EXTRA)
-    # Arrow raises OSError for most damages, and where it decodes names or metadata the last two
+    # one changed byte gives any of these
     damaged = (arrow.ArrowException, OSError, UnicodeDecodeError, KeyError)
     try:
         with parquet.ParquetFile(file) as opened:

@@ -5,13 +5,10 @@ appears at once, a model or a version in an existing one too. If a move fails, t
 taken back.
 """
 
-import contextlib
+import errno
 import glob
 import os
 import re
-import shutil
-import time
-import uuid
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,9 +23,9 @@ from crowdrt.contracts import COUNT, DENSITY
 from crowdrt.errors import CrowdRTError
 from crowdrt.lazy import check_installed
 from crowdrt.manifest import (
-    cannot_write,
+    folder_beside,
     sha256_file,
-    write_folder_whole,
+    sweep,
     write_manifest,
     write_whole,
 )
@@ -222,34 +219,28 @@ def write_placed(placed: Sequence[Placed], out: Path) -> None:
         raise CrowdRTError(f"{out} is a file, not a folder", fix="name a folder: -o repo/")
     new = [each for each in placed if each.state != "kept"]
     wanted = own_client(out)
-    if not new and wanted is None:
-        return
     # `repo/.` and `..` have no name of their own, and beside a link is perhaps another disk
     out = Path(os.path.realpath(out))
-    sweep(out)
-    stage = out.with_name(f".{out.name}.tmp-{uuid.uuid4().hex}")
-    try:
-        with write_folder_whole(stage) as folder:
-            for each in new:
-                fill(folder, each)
-            if wanted is not None:
-                put(folder / CLIENT, wanted)
-            folder.chmod(0o755)  # temporary folders are private, and Triton is another user
+    sweep(out.parent, f".{glob.escape(out.name)}.tmp-*", STALE_S)
+    if not new and wanted is None:
+        return
+    with folder_beside(out) as stage:
+        for each in new:
+            fill(stage, each)
+        if wanted is not None:
+            put(stage / CLIENT, wanted)
+        stage.chmod(0o755)  # temporary folders are private, and Triton is another user
         client_too = [] if wanted is None else [Path(CLIENT)]
-        move([*(each.moved for each in new), *client_too], stage, out)
-    except OSError as error:
-        raise cannot_write(out, error) from error
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
-
-
-def sweep(out: Path) -> None:
-    """Remove what calls that were killed left beside a repository."""
-    stage = f".{glob.escape(out.name)}.tmp-*"
-    for folder in [*out.parent.glob(stage), *out.parent.glob(f".{stage}")]:  # whole, and half made
-        with contextlib.suppress(OSError):
-            if time.time() - folder.stat().st_mtime > STALE_S:
-                shutil.rmtree(folder, ignore_errors=True)
+        try:
+            move([*(each.moved for each in new), *client_too], stage, out)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            raise CrowdRTError(
+                f"{out} is on another disk than the folder that holds it, so nothing can be moved "
+                "into it at once",
+                fix=f"name a folder in it: -o '{out / 'repo'}'",
+            ) from error
 
 
 def fill(folder: Path, placed: Placed) -> None:

@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,9 @@ from crowdrt.contracts import GraphInfo, TensorSpec
 from crowdrt.engines.ort import for_cpu, full_range_int8
 from crowdrt.engines.signing import check_signature
 from crowdrt.engines.store import KINDS, MANIFEST, content_sha256
-from crowdrt.engines.trt.graphs.graph import fed, spec_of
 from crowdrt.engines.trt.run import info_from, specs_from
 from crowdrt.errors import CrowdRTError, EngineError, ExportError
-from crowdrt.onnx_file import external_files, graph_info, read_onnx
+from crowdrt.onnx_file import external_files, fed, graph_info, read_onnx, spec_of
 from crowdrt.pipeline.serving.containers import containers_of
 
 WEIGHTS = (".safetensors", ".pt", ".pth", ".ckpt", ".pkl", ".tar")
@@ -89,15 +88,15 @@ def refuse_other_files(path: Path) -> None:
 def from_onnx(path: Path, *, num_threads: int = 0) -> Served:
     """Return an ONNX file as it is; one whose weights lie beside it becomes one file.
 
-    An INT8 file gets unsigned activations, as crowdrt's own engine gives it before ONNX Runtime
-    optimises it: otherwise that runs convolutions in float, slower, and counts a little otherwise.
-    Both forms run on every CPU.
+    An INT8 file is rewritten as crowdrt's own engine rewrites it before ONNX Runtime optimises it,
+    see `ort.for_cpu`: otherwise that runs convolutions in float, slower, and counts a little
+    otherwise. Both forms run on every CPU.
     """
     model = read_onnx(path)
     info = graph_info(model, source=str(path))
     rewritten = for_cpu(path, model) if info.precision.startswith("int8") else path
     if isinstance(rewritten, bytes):
-        say(f"{path.name}: served with unsigned activations, as ONNX Runtime's kernels take them")
+        say(f"{path.name}: served as crowdrt count runs it, rewritten for ONNX Runtime's kernels")
         content = rewritten
     else:
         content = model.SerializeToString() if external_files(path) else path.read_bytes()
@@ -115,7 +114,7 @@ def from_onnx(path: Path, *, num_threads: int = 0) -> Served:
         info=info,
         num_threads=num_threads,
         origin={"onnx_sha256": content_sha256(path), "source": path.name},
-        facts={"unsigned_activations": isinstance(rewritten, bytes)},
+        facts={"rewritten_for_cpu": isinstance(rewritten, bytes)},
     )
 
 
@@ -233,4 +232,4 @@ def check_batch(folder: Path, inputs: Sequence[TensorSpec], batch: int) -> None:
 
 def retyped(spec: TensorSpec, types: Mapping[str, str]) -> TensorSpec:
     """Return a tensor in the type that the plan has for it."""
-    return TensorSpec(name=spec.name, shape=spec.shape, dtype=types.get(spec.dtype, spec.dtype))
+    return replace(spec, dtype=types.get(spec.dtype, spec.dtype))

@@ -6,14 +6,14 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import onnx
-from onnx import TensorProto, helper
+from onnx import TensorProto
 
 from crowdrt.contracts import GraphInfo, TensorSpec
 from crowdrt.engines.trt.building.options import PlanOptions, Shape, shown
 from crowdrt.engines.trt.graphs.folding import fold_shapes
 from crowdrt.engines.trt.graphs.residual import fuse_residual_sums
 from crowdrt.errors import EngineError
-from crowdrt.onnx_file import stored_info
+from crowdrt.onnx_file import fed, spec_of, stored_info
 from crowdrt.onnx_graph import (
     PASSES_ON,
     QUANTIZERS,
@@ -21,7 +21,6 @@ from crowdrt.onnx_graph import (
     every_node,
     fill_free_axes,
     name_of,
-    stored_names,
     without_shapes,
 )
 
@@ -84,22 +83,6 @@ def plan_graph(model: onnx.ModelProto, options: PlanOptions, *, source: str) -> 
         quantized=any(node.op_type in QUANTIZERS for node in every_node(ready.graph)),
         float_pixels=pixels,
     )
-
-
-def fed(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
-    """Return the inputs that a caller feeds."""
-    stored = set(stored_names(model.graph))
-    return [value for value in model.graph.input if value.name not in stored]
-
-
-def spec_of(value: onnx.ValueInfoProto) -> TensorSpec:
-    """Turn ONNX's description of an input or output into ours."""
-    tensor = value.type.tensor_type
-    axes = [
-        axis.dim_value or axis.dim_param or f"axis{i}" for i, axis in enumerate(tensor.shape.dim)
-    ]
-    dtype = helper.tensor_dtype_to_np_dtype(tensor.elem_type)
-    return TensorSpec(name=value.name, shape=tuple(axes), dtype=str(dtype))
 
 
 def chosen_shape(
