@@ -8,6 +8,7 @@ instead are the very floats that DequantizeLinear gives; sums may be added in an
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,7 @@ from crowdrt.onnx_graph import needed_nodes
 
 Nodes = Mapping[str, onnx.NodeProto]
 Arrays = dict[str, onnx.TensorProto]
+Floats = npt.NDArray[np.floating[Any]]
 PASSING = ("Relu", "Clip")  # ONNX Runtime fuses these into an integer convolution
 
 
@@ -34,7 +36,7 @@ def with_float_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     makers = {name: node for node in graph.node for name in node.output}
     stored = {value.name: value for value in graph.initializer}
     readers = readers_of(graph)
-    floats: dict[str, npt.NDArray[np.float32]] = {}
+    floats: dict[str, Floats] = {}
     for conv in graph.node:
         if conv.op_type != "Conv" or is_integer(conv, readers):
             continue
@@ -73,8 +75,8 @@ def is_integer(conv: onnx.NodeProto, readers: Mapping[str, Sequence[onnx.NodePro
     return bool(reading) and all(node.op_type == "QuantizeLinear" for node in reading)
 
 
-def constant_weights(name: str, makers: Nodes, stored: Arrays) -> npt.NDArray[np.float32] | None:
-    """Return what a tensor holds that DequantizeLinear makes of stored weights; None of others."""
+def constant_weights(name: str, makers: Nodes, stored: Arrays) -> Floats | None:
+    """Return what DequantizeLinear makes of stored weights, in its type; None of other tensors."""
     dequantize = makers.get(name)
     if dequantize is None or dequantize.op_type != "DequantizeLinear":
         return None
@@ -91,9 +93,11 @@ def constant_weights(name: str, makers: Nodes, stored: Arrays) -> npt.NDArray[np
     step, zero = (numpy_helper.to_array(stored[each]) for each in rest)
     if step.ndim > 1:  # a step per block, of opset 21
         return None
+    if codes.dtype.kind not in "iu":  # floats of 8 bits and codes of 4, of opset 19 and 21
+        return None
     along = [1] * codes.ndim
     if step.ndim:
         along[next((a.i for a in dequantize.attribute if a.name == "axis"), 1)] = -1
     moved = codes.astype(np.int32) - zero.astype(np.int32).reshape(along)
-    floats: npt.NDArray[np.float32] = moved.astype(np.float32) * step.reshape(along)
+    floats: Floats = (moved.astype(np.float32) * step.reshape(along)).astype(step.dtype)
     return floats

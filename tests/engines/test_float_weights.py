@@ -1,3 +1,4 @@
+import ml_dtypes
 import numpy as np
 import onnx
 import pytest
@@ -154,3 +155,38 @@ def test_the_model_itself_is_left_alone(graph):
     with_float_weights(graph)
     for_cpu(before, graph)
     assert graph.SerializeToString() == before
+
+
+IN_HALVES = """
+<ir_version: 10, opset_import: ["" : 19]>
+g (float16[n, 16, h, w] image) => (float16[n, 16, h, w] density)
+{
+    w = DequantizeLinear <axis = 0> (c, s, z)
+    density = Conv <pads = [1, 1, 1, 1]> (image, w)
+}
+"""
+
+
+def in_halves(from_text, codes):
+    rng = np.random.default_rng(0)
+    steps = rng.uniform(0.01, 0.03, 16).astype(np.float16)
+    zeros = numpy_helper.to_array(numpy_helper.from_array(np.zeros(16, codes.dtype)))
+    return from_text(IN_HALVES, {"c": codes, "s": steps, "z": zeros})
+
+
+def test_weights_of_a_float16_network_stay_float16(from_text):
+    codes = np.random.default_rng(0).integers(-64, 64, (16, 16, 3, 3)).astype(np.int8)
+    model = in_halves(from_text, codes)
+    changed = with_float_weights(model)
+    onnx.checker.check_model(changed, full_check=True)
+    stored = {value.name: numpy_helper.to_array(value) for value in changed.graph.initializer}
+    steps = next(numpy_helper.to_array(v) for v in model.graph.initializer if v.name == "s")
+    expected = codes.astype(np.float16) * steps.reshape(-1, 1, 1, 1)
+    assert stored["w_float"].dtype == np.float16
+    np.testing.assert_array_equal(stored["w_float"], expected)
+
+
+def test_codes_that_are_no_integers_are_left_alone(from_text):
+    codes = np.random.default_rng(0).normal(0, 1, (16, 16, 3, 3)).astype(ml_dtypes.float8_e4m3fn)
+    changed = with_float_weights(in_halves(from_text, codes))
+    assert [node.op_type for node in changed.graph.node] == ["DequantizeLinear", "Conv"]
