@@ -8,7 +8,7 @@ threads are the same on both sides say by how much, and nothing below that is ca
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import exp, isnan, log, nan
+from math import exp, inf, isinf, isnan, log, nan
 from typing import Literal
 
 import numpy as np
@@ -21,7 +21,7 @@ from crowdrt.benchmarks.timing.statistics import (
 )
 from crowdrt.contracts import Measurement, Size
 
-Change = Literal["faster", "slower", "within noise", "unmeasured"]
+Change = Literal["faster", "slower", "within noise", "too few visits", "unmeasured"]
 Key = tuple[str, str, str, str, Size, int]
 
 DRIFT = 0.05  # assumed where no row is the same on both sides
@@ -112,6 +112,8 @@ def change_of(low: float, high: float, drift: float) -> Change:
     """Return what may be said of a ratio with this interval on a machine that drifts so much."""
     if isnan(low):
         return "unmeasured"
+    if isinf(high):
+        return "too few visits"
     if high < 1 / (1 + drift):
         return "faster"
     return "slower" if low > 1 + drift else "within noise"
@@ -121,7 +123,7 @@ def interval(before: Measurement, after: Measurement) -> tuple[float, float]:
     """Return the interval of after's median over before's; all of (0, inf) for few visits."""
     rows = (before, after)
     if min(len(visits_of(row.samples_ms, row.runs_per_visit)) for row in rows) < FEW_VISITS:
-        return 0.0, float("inf")
+        return 0.0, inf
     rng = np.random.default_rng(0)
     divisor, dividend = (resampled_medians(row.samples_ms, rng, row.runs_per_visit) for row in rows)
     tail = 100 * (1 - CONFIDENCE) / 2

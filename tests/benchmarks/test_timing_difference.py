@@ -72,7 +72,7 @@ def test_another_version_of_the_library_is_not_the_same():
 
 def test_few_or_no_samples_show_no_change():
     few = compare([row()], [row(50, number=4, sha256="b")]).rows[0]
-    assert (few.change, few.high) == ("within noise", float("inf"))
+    assert (few.change, few.high) == ("too few visits", float("inf"))
     failed = compare([row()], [row(samples_ms=(), sha256="b")]).rows[0]
     assert failed.change == "unmeasured"
     assert np.isnan(failed.ratio)

@@ -79,3 +79,11 @@ def test_a_file_that_is_no_record_is_refused(crowdrt, files, tmp_path):
     assert refused.code == 1
     assert "not a whole record" in refused.err
     assert crowdrt("diff", before, tmp_path / "absent").code == 1
+
+
+def test_twice_as_fast_in_too_few_visits_is_not_called_noise(crowdrt, files):
+    few = replace(FASTER, samples_ms=FASTER.samples_ms[:5], runs_per_visit=1)
+    both = files([ROW], [few])
+    (row,) = crowdrt("diff", *both, "--json").json()["rows"]
+    assert (row["change"], row["interval"], row["ratio"]) == ("too few visits", None, 0.5)
+    assert "within noise" not in crowdrt("diff", *both).out
