@@ -8,7 +8,7 @@ from typing import Any, Self
 from rich.table import Table
 from rich.text import Text
 
-from crowdrt.benchmarks.tables.formats import TEXT, Column, Sheet, in_units
+from crowdrt.benchmarks.tables.formats import TEXT, Column, Sheet, in_units, markdown_row
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +109,7 @@ def cells_table(cells: Sequence[Cell]) -> Table:
 def cells_markdown(cells: Sequence[Cell]) -> str:
     """Return the cells as a Markdown table with its notes below it."""
     rows = ["| network | figure | printed | ours | true MACs | |", "|---|---|--:|--:|--:|---|"]
-    rows += ["| " + " | ".join(line) + " |" for line in lines(cells)]
+    rows += map(markdown_row, lines(cells))
     rows += ["", *(f"{number}. {text}" for text, number in notes_of(cells).items())]
     return "\n".join(rows).rstrip() + "\n"
 

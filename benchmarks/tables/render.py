@@ -106,6 +106,10 @@ def notes(rows: Sequence[TableRow]) -> list[str]:
     ]
     missing = sorted({r.ratio_reason for r in rows if r.ratio_reason and r.cpu_s})
     lines += [f"Speed-up {ABSENT}: {why}." for why in missing]
+    old = [row.label for row in rows if row.num_samples and not row.runs_per_visit]
+    if old:
+        which = "all rows" if len(old) == len(rows) else ", ".join(old)
+        lines.append(f"Verdict by the rules before visits were kept; race anew: {which}.")
     return lines + [f"{row.label}: {row.verdict}" for row in rows if row.verdict != "valid"]
 
 
@@ -209,9 +213,9 @@ def _verdict(text: Cells) -> Text:
 
 def _markdown(rows: Sequence[TableRow]) -> list[str]:
     titles = ["Network", "Engine", "Precision"]
-    titles += [f"{title}: paper | ours" for title in PAIRS.values()]
+    titles += [half for title in PAIRS.values() for half in (f"{title}: paper", "ours")]
     titles += ["Peak, MiB", "Verdict"]
-    lines = [f"| {' | '.join(titles)} |", f"|---|---|---|{'--:|' * (2 * len(PAIRS) + 1)}---|"]
+    lines = [markdown_row(titles), f"|---|---|---|{'--:|' * (2 * len(PAIRS) + 1)}---|"]
     for text in map(cells, rows):
         pairs = [getattr(text, name) for name in PAIRS]
         figures = [part for pair in pairs for part in (pair.paper, f"**{pair.ours}**")]

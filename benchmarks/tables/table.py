@@ -30,7 +30,8 @@ CSV_COLUMNS = (
     *("network", "width", "engine", "engine_version", "form", "precision", "height_px", "width_px"),
     *("num_threads", "params", "macs", "paper_flops", "cpu_s", "cpu_p90_s", "cpu_ratio", "gpu_ms"),
     *("cpu_uncertainty", "channels_last_ratio"),
-    *("gpu_ratio", "peak_mib", "num_samples", "verdict", "printed_params", "printed_flops"),
+    *("gpu_ratio", "peak_mib", "num_samples", "runs_per_visit", "verdict", "printed_params"),
+    "printed_flops",
     *("printed_cpu_s", "printed_cpu_ratio", "printed_gpu_ms", "printed_gpu_ratio"),
     *("ratio_reason", "gpu_reason", "gpu", "run_id"),
 )
@@ -77,6 +78,7 @@ class TableRow:
     printed: Mapping[str, float]  # empty where the paper has no such row
     form: str = ""  # of a GPU row: eager, compiled, graph
     gpu: str = ""  # that it ran on
+    runs_per_visit: int = 0  # 0: of a record from before visits were kept
 
     @property
     def label(self) -> str:
@@ -199,6 +201,7 @@ def _row(
         printed=printed_cells(row.network, row.width, row.size),
         form=_form(row) if on_gpu else "",
         gpu=str(row.machine.get("gpu", "")) if on_gpu else "",
+        runs_per_visit=row.runs_per_visit,
     )
 
 

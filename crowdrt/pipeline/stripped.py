@@ -7,6 +7,7 @@ from typing import Any, Self
 
 from crowdrt.benchmarks.labels import ABSENT, size_label
 from crowdrt.benchmarks.report.sections import StrippedNetwork
+from crowdrt.benchmarks.tables.formats import markdown_row
 from crowdrt.contracts import Size
 from crowdrt.errors import ExportError
 from crowdrt.manifest import read_manifest
@@ -69,7 +70,7 @@ def stripping_table(paths: Sequence[Path]) -> str:
     """
     heads = ("network", "nodes: training, deployed, file", "parameters", "G MACs", "removed")
     rows = [heads, ("---",) * len(heads), *map(stripping_row, paths)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return "\n".join(map(markdown_row, rows))
 
 
 def stripping_row(path: Path) -> tuple[str, ...]:

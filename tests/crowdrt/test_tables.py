@@ -72,6 +72,7 @@ def test_notes_are_numbered_once_and_stand_below(capsys):
     assert text.count("why") == 1
     assert "| A | x | 1.0 | 1.0 | 0.9 | = (1) |" in text
     assert "|  | y | 1.0 | 1.1 | 0.9 | differs (1) |" in text
+    assert "| A \\| B |" in cells_markdown([cell(row="A | B")])  # one cell of Markdown, not two
     show_cells(cells)
     shown = capsys.readouterr().out
     assert "(1) why" in shown
