@@ -33,6 +33,27 @@ def append_lines(path: Path, lines: Iterable[str]) -> None:
         raise cannot_write(path, error) from error
 
 
+def check_appendable(path: Path, read: Callable[[Path], object]) -> None:
+    """Refuse a file to which other records would be added than it holds, before they are made.
+
+    Args:
+        path: may not be there yet.
+        read: reads all records of the kind that is to be added.
+
+    Raises:
+        BenchmarkError: `path` holds others, is damaged, or cannot be read.
+    """
+    if not path.exists():
+        return
+    try:
+        read(path)
+    except BenchmarkError as error:
+        raise BenchmarkError(
+            f"nothing is added to a file that holds something else: {error.problem}",
+            fix="name another file: -o OTHER.jsonl",
+        ) from error
+
+
 def parsed_lines(path: Path, parse: Callable[[str, str], R], *, fix: str) -> list[R]:
     """Return every record of a file, oldest first.
 

@@ -44,7 +44,7 @@ def profile_layers(
     threads = num_threads or num_cores()
     machine = {**describe_machine(), "affinity": list(cores_for(threads))}
     order = {"num_threads": threads, "config": asdict(peaks or PeakConfig())}
-    found = in_own_process(order, None, num_threads=threads)
+    found = in_own_process(order, None)
     profiles = []
     for contender, folder, source in track(engines, "profiling layers", total=len(engines)):
         order = {
@@ -53,19 +53,13 @@ def profile_layers(
             "num_threads": threads,
             "config": asdict(runs or RunConfig()),
         }
-        seen = in_own_process(order, image, num_threads=threads)
+        seen = in_own_process(order, image)
         height, width = image.shape[1:]
         profiles.append(
             LayerProfile(
-                name=contender.name,
-                network=contender.network,
-                width=contender.width,
-                engine=contender.engine,
-                engine_version=contender.engine_version,
-                precision=contender.precision,
+                **contender.about(),
                 size=(height, width),
                 num_threads=threads,
-                sha256=contender.sha256,
                 when=f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
                 machine=machine,
                 peaks=found,

@@ -4,13 +4,11 @@ The best of repeated runs, since a peak is what nothing disturbed. All numbers a
 of zeros may run faster than real ones.
 """
 
-import os
 import re
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from crowdrt.benchmarks.timing.machine import memory_mib
 from crowdrt.benchmarks.timing.pinning import cores_for, pin
+from crowdrt.benchmarks.timing.verdict import share_of_others
 from crowdrt.benchmarks.timing.worker import machine_busy_s
 from crowdrt.contracts import Feeds, GraphInfo, Preprocessing
 from crowdrt.engines.base import Engine
@@ -27,8 +26,7 @@ from crowdrt.engines.layers.roofline import OPERATIONS_PER_MAC
 from crowdrt.engines.machine import cpu
 from crowdrt.engines.ort import SPINNING, OrtEngine
 from crowdrt.engines.ov import OpenVinoEngine
-from crowdrt.engines.store import installed_engines
-from crowdrt.manifest import versions
+from crowdrt.engines.store import installed_engines, runtime_version
 from crowdrt.onnx_file import set_info
 
 CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
@@ -88,8 +86,8 @@ def others_share(start: float, busy_s: float | None, cpu_s: float) -> float | No
     busy_now = machine_busy_s()
     if busy_s is None or busy_now is None:
         return None
-    others_s = busy_now - busy_s - (time.process_time() - cpu_s)
-    return others_s / ((time.perf_counter() - start) * (os.cpu_count() or 1))
+    wall_s = time.perf_counter() - start
+    return share_of_others(busy_now - busy_s, time.process_time() - cpu_s, wall_s)
 
 
 def best_of(work: Callable[[], object], seconds: float) -> tuple[float, int]:
@@ -110,7 +108,7 @@ def products(num_threads: int) -> Iterator[tuple[str, str, Callable[[int], Calla
     ONNX Runtime multiplies codes into int32 sums. OpenVINO does so only where these become codes
     again, which adds little to a large product.
     """
-    ort = f"onnxruntime {versions().get('onnxruntime')}"
+    ort = f"onnxruntime {runtime_version('onnxruntime')}"
 
     def by_ort(model: onnx.ModelProto) -> Engine:
         return OrtEngine(model.SerializeToString(), num_threads=num_threads, config=SPINNING)
@@ -121,7 +119,7 @@ def products(num_threads: int) -> Iterator[tuple[str, str, Callable[[int], Calla
     yield "fp32", ort, lambda side: running(by_ort(float_product(side)), floats(side))
     yield "int8", ort, lambda side: running(by_ort(integer_product(side)), codes(side))
     if "openvino" in installed_engines():
-        name = f"openvino {metadata.version('openvino')}"
+        name = f"openvino {runtime_version('openvino')}"
         yield "fp32", name, lambda side: running(by_openvino(float_product(side)), floats(side))
         yield "int8", name, lambda side: running(by_openvino(quantized_product(side)), codes(side))
 

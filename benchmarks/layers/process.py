@@ -25,15 +25,13 @@ STDERR = 2
 TIMEOUT_S = 900.0
 
 
-def in_own_process(
-    order: Mapping[str, Any], image: UInt8Image | None, *, num_threads: int
-) -> dict[str, Any]:
+def in_own_process(order: Mapping[str, Any], image: UInt8Image | None) -> dict[str, Any]:
     """Return what the order's process found out.
 
     Args:
-        order: for `worker.answer`.
+        order: for `worker.answer`; its `num_threads` are every library's, set before any of them
+            is imported.
         image: what an engine counts, (C, H, W).
-        num_threads: of every library, set before any of them is imported.
 
     Raises:
         BenchmarkError: it failed, ended by itself or never answered; with its reason.
@@ -45,7 +43,7 @@ def in_own_process(
             (folder / ORDER).write_text(json.dumps({**order, "parent": os.getpid()}))
             if image is not None:
                 np.save(folder / IMAGE, image)
-            return asked(folder, num_threads)
+            return asked(folder, order["num_threads"])
     except OSError as error:
         raise cannot_write(Path(tempfile.gettempdir()) / ORDER, error) from error
 
@@ -67,7 +65,8 @@ def run_worker(folder: Path, num_threads: int) -> int:
     threads = dict.fromkeys(THREAD_VARIABLES, str(num_threads))
     try:
         return subprocess.run(
-            [sys.executable, "-m", "crowdrt.benchmarks.layers", str(folder)],
+            # -P: nothing is imported from the folder that we happen to be in
+            [sys.executable, "-P", "-m", "crowdrt.benchmarks.layers", str(folder)],
             env={**os.environ, **threads},
             stdin=subprocess.DEVNULL,
             stdout=STDERR,  # ours belongs to the result

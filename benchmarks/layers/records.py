@@ -8,7 +8,7 @@ from statistics import median
 from typing import Any
 
 from crowdrt.benchmarks.lines import append_lines, parsed_lines
-from crowdrt.benchmarks.timing.verdict import MAX_OTHERS
+from crowdrt.benchmarks.timing.verdict import said_of_others
 from crowdrt.contracts import Size
 from crowdrt.engines.layers.layer import EngineLayer
 from crowdrt.engines.layers.roofline import Peaks, standing
@@ -53,14 +53,18 @@ class LayerProfile:
     def doubt(self) -> str:
         """Why the peaks may be higher than measured; "" where nothing is known against them."""
         others = self.peaks.get("others")
-        if others is None or others <= MAX_OTHERS:
-            return ""
-        return f"others used {others * 100:.0f} % of the CPU meanwhile"
+        return "" if others is None else said_of_others(others)
 
     @property
     def limits(self) -> Peaks:
         """The peaks, as the roofline takes them."""
         return Peaks.from_json(self.peaks, fix="profile again: crowdrt profile ENGINE --layers")
+
+    @property
+    def copied_bytes(self) -> int | None:
+        """How much was copied to find the memory's rate; None where the record does not say."""
+        found = self.peaks.get("how", {}).get("copy", {}).get("bytes")
+        return None if found is None else int(found)
 
     @property
     def peaks_by(self) -> dict[str, str]:
@@ -159,3 +163,4 @@ def check_profile(profile: LayerProfile) -> None:
     if not all(isinstance(name, str) for name in names):
         raise TypeError("name, engine, precision and verdict are texts")
     _ = layer_costs(profile), profile.unexplained_ms, profile.doubt, profile.peaks_by
+    _ = profile.copied_bytes

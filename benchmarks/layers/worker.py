@@ -10,6 +10,7 @@ import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,9 @@ from crowdrt.benchmarks.feeds import feeds_for
 from crowdrt.benchmarks.layers.peaks import PeakConfig, measure_peaks
 from crowdrt.benchmarks.layers.process import ANSWER, IMAGE, ORDER
 from crowdrt.benchmarks.timing.pinning import cores_for, pin
+from crowdrt.benchmarks.timing.statistics import FEW_VISITS
 from crowdrt.benchmarks.timing.verdict import judge
-from crowdrt.benchmarks.timing.worker import Visit, machine_busy_s, peak_mib
+from crowdrt.benchmarks.timing.worker import Visit, timed_visit
 from crowdrt.contracts import Feeds, UInt8Image
 from crowdrt.engines.base import Engine
 from crowdrt.engines.layers.profilers import Profiler, open_profiler
@@ -42,7 +44,7 @@ class RunConfig:
     """
 
     num_warmup: int = 3
-    min_runs: int = 5
+    min_runs: int = FEW_VISITS  # of fewer, no interval of the median is known
     max_runs: int = 25
     seconds: float = 10.0  # after which no more begin than `min_runs`
     visit_s: float = 0.25
@@ -102,7 +104,7 @@ def take_turns(
     while len(visits) < config.max_runs:
         if len(visits) >= config.min_runs and time.perf_counter() - start > config.seconds:
             break
-        visits.append(timed(plain, feeds, num_runs))
+        visits.append(timed_visit(partial(timed_run, plain, feeds), num_runs))
         before = time.perf_counter_ns()
         profiler.run(feeds)
         profiled_ms.append((time.perf_counter_ns() - before) / 1e6)
@@ -113,24 +115,13 @@ def warm_up(plain: Engine, profiler: Profiler, feeds: Feeds, num_runs: int) -> l
     """Run both as often as is asked for; return the seconds of the runs without the profiler."""
     found = []
     for _ in range(num_runs):
-        found.append(timed(plain, feeds, 1).wall_s)
+        found.append(timed_run(plain, feeds) / 1000)
         profiler.run(feeds)
     return found
 
 
-def timed(engine: Engine, feeds: Feeds, num_runs: int) -> Visit:
-    """Run an engine some times, and see what else the machine did meanwhile."""
-    samples_ms = []
-    wall, cpu, busy = time.perf_counter(), time.process_time(), machine_busy_s()
-    for _ in range(num_runs):
-        before = time.perf_counter_ns()
-        engine.run(feeds)
-        samples_ms.append((time.perf_counter_ns() - before) / 1e6)
-    wall_s, busy_after = time.perf_counter() - wall, machine_busy_s()
-    return Visit(
-        samples_ms=tuple(samples_ms),
-        wall_s=wall_s,
-        cpu_s=time.process_time() - cpu,
-        busy_s=None if busy is None or busy_after is None else busy_after - busy,
-        peak_mib=peak_mib(),
-    )
+def timed_run(engine: Engine, feeds: Feeds) -> float:
+    """Run an engine once; return the milliseconds."""
+    before = time.perf_counter_ns()
+    engine.run(feeds)
+    return (time.perf_counter_ns() - before) / 1e6

@@ -19,6 +19,7 @@ MIXED = "mixed"
 DOT = 900.0  # square points of a layer that took all the time
 NAMED = 1  # layer of each engine has its name below its dot: the slowest
 GIGA = 1e9
+MIB = 2**20
 
 Row = Mapping[int, tuple[float, str]]  # engine's place -> milliseconds, precision
 
@@ -205,7 +206,7 @@ def draw_roofs(
     """Draw the memory's slope up to the peak of each precision, and that peak."""
     peaks = profile.limits
     ridges = [rate / peaks.bytes_per_s for rate in peaks.operations_per_s.values()]
-    left, right = min([1.0, *intensities]) / 2, max([*ridges, *intensities]) * 4
+    left, right = min([1.0, *intensities]) / 2, max([1.0, *ridges, *intensities]) * 4
     axes.set_xlim(left, right)
     top = max(peaks.operations_per_s.values(), default=peaks.bytes_per_s)
     slope = [left, top / peaks.bytes_per_s]
@@ -231,15 +232,12 @@ def layers_caption(profiles: Sequence[LayerProfile]) -> str:
     """Return which bar is which engine, and what its layers do not explain."""
     said = [
         f"{profile.precision.upper()} file: {significant(median(profile.whole_ms))} ms without the "
-        f"profiler, {significant(profile.layers_ms)} ms in layers ({in_a_word(profile.verdict)})"
+        f"profiler (median of {len(profile.whole_ms)} runs, {in_a_word(profile.verdict)}), "
+        f"{significant(profile.layers_ms)} ms in layers (medians of {len(profile.profiled_ms)})"
         for profile in profiles
     ]
     places = "From top to bottom of a row: " if len(profiles) > 1 else ""
-    whole, watched = (len(each) for each in (profiles[0].whole_ms, profiles[0].profiled_ms))
-    return (
-        f"{places}{'; '.join(said)}. Medians of {whole} runs, and of {watched} with the profiler; "
-        "colour: what a layer runs in."
-    )
+    return f"{places}{'; '.join(said)}. Colour: what a layer runs in."
 
 
 def in_a_word(verdict: str) -> str:
@@ -251,12 +249,13 @@ def roofline_caption(profiles: Sequence[LayerProfile]) -> str:
     """Return what the roofs are and what is not shown."""
     runtimes = profiles[0].peaks_by
     by = ", ".join(f"{precision.upper()} by {name}" for precision, name in runtimes.items())
+    copied = profiles[0].copied_bytes
+    of = "" if copied is None else f" of {significant(copied / MIB)} MiB"
     doubt = f" ({profiles[0].doubt}: they may be higher)" if profiles[0].doubt else ""
     return (
         "A dot per layer that multiplies, its area the share of the time. Roofs: the best of "
-        f"repeated dense products ({by}) and of a copy larger than the caches, with as many "
-        f"threads{doubt}. A dot above its roof had its data in a cache, or multiplies less than "
-        "its definition says."
+        f"repeated dense products ({by}) and of a copy{of}, with as many threads{doubt}. A dot "
+        "above its roof had its data in a cache, or multiplies less than its definition says."
     )
 
 

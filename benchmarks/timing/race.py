@@ -56,6 +56,11 @@ class Contender:
     open: Callable[[], "Engine"]  # picklable: functools.partial of a module's function
     sha256: str = ""  # of the file that runs
 
+    def about(self) -> dict[str, Any]:
+        """Return what every record says of it."""
+        told = ("name", "network", "width", "engine", "engine_version", "precision", "sha256")
+        return {name: getattr(self, name) for name in told}
+
 
 @dataclass(frozen=True, kw_only=True)
 class RaceConfig:
@@ -200,12 +205,7 @@ class RunningContender:
         gpu = summarise(self._gpu, ours)
         on_gpu = self.contender.engine in GPU_ENGINES
         return Measurement(
-            name=self.contender.name,
-            network=self.contender.network,
-            width=self.contender.width,
-            engine=self.contender.engine,
-            engine_version=self.contender.engine_version,
-            precision=self.contender.precision,
+            **self.contender.about(),
             size=size,
             num_threads=num_threads,
             samples_ms=tuple(ms for visit in self._visits for ms in visit.samples_ms),
@@ -219,7 +219,6 @@ class RunningContender:
             ),
             gpu=gpu,
             run_id=run_id,
-            sha256=self.contender.sha256,
             runs_per_visit=self._num_runs,
         )
 

@@ -71,9 +71,27 @@ def _others(visits: Sequence[Visit]) -> str:
     seen = [(visit, visit.busy_s) for visit in visits if visit.busy_s is not None]
     if not seen:
         return ""
-    others_s = sum(busy_s - visit.cpu_s for visit, busy_s in seen)
-    available_s = sum(visit.wall_s for visit, _ in seen) * (os.cpu_count() or 1)
-    share = others_s / available_s
+    share = share_of_others(
+        sum(busy_s for _, busy_s in seen),
+        sum(visit.cpu_s for visit, _ in seen),
+        sum(visit.wall_s for visit, _ in seen),
+    )
+    return said_of_others(share)
+
+
+def share_of_others(busy_s: float, cpu_s: float, wall_s: float) -> float:
+    """Return the share of the machine's cores that others used.
+
+    Args:
+        busy_s: CPU seconds of all processes.
+        cpu_s: our own part of them.
+        wall_s: the seconds in which they were used.
+    """
+    return (busy_s - cpu_s) / (wall_s * (os.cpu_count() or 1))
+
+
+def said_of_others(share: float) -> str:
+    """Return what is to be said of a share that is too large; "" of others."""
     return f"others used {share * 100:.0f} % of the CPU meanwhile" if share > MAX_OTHERS else ""
 
 

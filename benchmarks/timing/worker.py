@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -152,25 +152,10 @@ class Runner:
             )
 
     def visit(self, num_runs: int) -> Visit:
-        """Time `num_runs` runs, from uint8 in host memory to the count in host memory.
-
-        Several runs are a fast engine's burst, and a run that is not timed comes before them: the
-        others have meanwhile emptied the caches. A single run is long enough not to care.
-        """
-        if num_runs > 1:
-            self._engine.run(self._feeds)
+        """Time `num_runs` runs, from uint8 in host memory to the count in host memory."""
         self._parts.clear()
-        wall, cpu, busy = time.perf_counter(), time.process_time(), machine_busy_s()
-        samples = tuple(self._timed_run() for _ in range(num_runs))
-        busy_after = machine_busy_s()
-        return Visit(
-            samples_ms=samples,
-            wall_s=time.perf_counter() - wall,
-            cpu_s=time.process_time() - cpu,
-            busy_s=None if busy is None or busy_after is None else busy_after - busy,
-            peak_mib=peak_mib(),
-            parts=tuple(self._parts),
-        )
+        visit = timed_visit(self._timed_run, num_runs)
+        return replace(visit, parts=tuple(self._parts[-num_runs:]))
 
     def _timed_run(self) -> float:
         timed = self._engine.timed if isinstance(self._engine, TimedEngine) else None
@@ -190,6 +175,30 @@ class Runner:
             )
         check_answer(answer_of(outputs), self._answer)
         return elapsed / 1e6
+
+
+def timed_visit(run: Callable[[], float], num_runs: int) -> Visit:
+    """Return what some runs took, and what else the machine did meanwhile.
+
+    Several runs are a fast engine's burst, and a run that is not timed comes before them: the
+    others have meanwhile emptied the caches. A single run is long enough not to care.
+
+    Args:
+        run: runs once and returns the milliseconds that it took.
+        num_runs: how many are timed.
+    """
+    if num_runs > 1:
+        run()
+    wall, cpu, busy = time.perf_counter(), time.process_time(), machine_busy_s()
+    samples = tuple(run() for _ in range(num_runs))
+    wall_s, busy_after = time.perf_counter() - wall, machine_busy_s()
+    return Visit(
+        samples_ms=samples,
+        wall_s=wall_s,
+        cpu_s=time.process_time() - cpu,
+        busy_s=None if busy is None or busy_after is None else busy_after - busy,
+        peak_mib=peak_mib(),
+    )
 
 
 def checked_answer(engine: "Engine", feeds: Feeds) -> Answer:

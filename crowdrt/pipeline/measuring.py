@@ -11,6 +11,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from crowdrt.benchmarks.lines import check_appendable
 from crowdrt.benchmarks.tables.printed import SIZES
 from crowdrt.benchmarks.tables.table import Complexity, Operations, TableRow, newest, table_rows
 from crowdrt.benchmarks.timing.race import Contender, RaceConfig, race
@@ -102,8 +103,7 @@ def engine_contender(
     engine: str = DEFAULT_ENGINE,
 ) -> Contender:
     """Return a built engine, or an ONNX file that becomes one, that takes all of `sizes`."""
-    info = open_any(path, store).info if path.is_dir() else graph_info(path)
-    assert info is not None
+    info = info_of(path, store)
     check_race_sizes(sizes, info)  # before anything is built
     folder = engine_folder(path, store, engine)
     built = read_built(folder)
@@ -117,6 +117,13 @@ def engine_contender(
         open=functools.partial(open_engine, folder, num_threads=num_threads),
         sha256=built.sha256 if path.is_dir() else sha256_file(path),
     )
+
+
+def info_of(path: Path, store: Path | None) -> GraphInfo:
+    """Return what is known of a built engine's network, or of an ONNX file's."""
+    info = open_any(path, store).info if path.is_dir() else graph_info(path)
+    assert info is not None  # an engine of a foreign network is refused when it is opened
+    return info
 
 
 def check_race_sizes(sizes: Sequence[Size], info: GraphInfo) -> None:
@@ -147,6 +154,8 @@ def profile_engines(
     num_threads: int,
 ) -> list[Measurement]:
     """Race engines at every size; append the raw samples to `records` where it is given."""
+    if records is not None:
+        check_appendable(records, read_records)
     different = list(dict.fromkeys(paths))  # an engine named twice is measured once
     contenders = [engine_contender(path, store, num_threads, sizes) for path in different]
     # the file's name alone: records are published, and say nothing of this machine's folders

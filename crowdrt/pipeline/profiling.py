@@ -20,18 +20,19 @@ from crowdrt.benchmarks.layers.records import (
     append_profiles,
     layer_costs,
     profile_line,
+    read_profiles,
 )
 from crowdrt.benchmarks.layers.worker import RunConfig
+from crowdrt.benchmarks.lines import check_appendable
 from crowdrt.console import show_table, tell
 from crowdrt.contracts import Artifact, Size
 from crowdrt.engines.layers.profilers import WITH_PROFILER
-from crowdrt.engines.machine import machine_identity, num_cores
-from crowdrt.engines.store import MANIFEST
+from crowdrt.engines.store import MANIFEST, content_sha256
 from crowdrt.errors import BenchmarkError
 from crowdrt.manifest import read_json, reusable, write_manifest, write_whole
-from crowdrt.onnx_file import graph_info
 from crowdrt.pipeline.layers import number, short
-from crowdrt.pipeline.measuring import engine_contender, race_photograph
+from crowdrt.pipeline.measuring import engine_contender, info_of, race_photograph
+from crowdrt.pipeline.races import race_identity
 from crowdrt.pipeline.stages import engine_folder
 
 SIZE = (576, 864)  # of a network that takes any: SKT's first
@@ -46,6 +47,7 @@ def profile_one(
     records: Path | None,
     store: Path | None,
     num_threads: int,
+    onnx: Path | None = None,
 ) -> LayerProfile:
     """Profile the layers of one engine at one size; add it to `records` where that is given.
 
@@ -56,16 +58,20 @@ def profile_one(
         records: a file of profiles.
         store: where engines are kept.
         num_threads: 0 takes every core.
+        onnx: the file that a built engine was built from; None: names are the runtime's own.
 
     Raises:
-        BenchmarkError: there is more than one engine or size, or no profiler of layers.
+        BenchmarkError: there is more than one engine or size, or no profiler of layers; `onnx` is
+            another file, or `records` holds no profiles.
         CrowdRTError: the engine cannot be opened, takes no such size, or fails.
     """
     path = check_one(paths, sizes)
     check_profiler(path)
-    size = sizes[0] if sizes else own_size(path)
+    source = origin_of_engine(path, onnx)
+    if records is not None:
+        check_appendable(records, read_profiles)
+    size = sizes[0] if sizes else info_of(path, store).fixed_size or SIZE
     contender = engine_contender(path, store, num_threads, [size])
-    source = None if path.is_dir() else path
     (profile,) = profile_layers(
         [(contender, engine_folder(path, store), source)],
         race_photograph(size),
@@ -112,10 +118,35 @@ def check_profiler(path: Path) -> None:
         )
 
 
-def own_size(path: Path) -> Size:
-    """Return the only size that a network takes, or the one that engines are compared at."""
-    fixed = None if path.is_dir() else graph_info(path).fixed_size
-    return fixed or SIZE
+def origin_of_engine(path: Path, onnx: Path | None) -> Path | None:
+    """Return the ONNX file that an engine was built from, by whose names layers are told.
+
+    Args:
+        path: a built engine, or an ONNX file, which is it.
+        onnx: what the caller says that the engine was built from; None: it is not at hand.
+
+    Raises:
+        BenchmarkError: the engine was built from another file.
+    """
+    if not path.is_dir():
+        if onnx is not None and onnx != path:
+            raise BenchmarkError(
+                f"{path} is an ONNX file, so its layers are told by itself, not by {onnx}",
+                fix=f"crowdrt profile {path} --layers",
+            )
+        return path
+    if onnx is None:
+        return None
+    identity = (read_json(path / MANIFEST) or {}).get("identity")
+    wanted = identity.get("onnx_sha256") if isinstance(identity, Mapping) else None
+    found = content_sha256(onnx)
+    if found != wanted:
+        raise BenchmarkError(
+            f"{path} was built from an ONNX file of sha256 {str(wanted)[:16]}, and {onnx} has "
+            f"{found[:16]}",
+            fix="name that file; or leave out --onnx, and have the runtime's own names",
+        )
+    return onnx
 
 
 def profile_stage(
@@ -139,11 +170,9 @@ def profile_stage(
         for path in networks
     ]
     made_from = {
-        "engines": [f"{c.name} {c.sha256} {folder.name}" for c, folder, _ in engines],
+        **race_identity([c for c, *_ in engines], [f for _, f, _ in engines], num_threads),
         "size": size,
-        "num_threads": num_threads or num_cores(),
-        "machine": machine_identity(),
-        "schema": SCHEMA,
+        "schema": SCHEMA,  # of profiles: that of races is another matter
     }
     done = reusable(out, made_from=made_from)
     if done is None:
@@ -201,7 +230,7 @@ def cells(cost: LayerCost) -> tuple[str, ...]:
         number(layer.macs, "{:.3f}", 1e9),
         number(cost.macs_per_s, "{:.1f}", 1e9),
         number(cost.least_ms, "{:.3f}"),
-        cost.bound_by or "",
+        cost.bound_by or ("?" if layer.macs else ""),
         number(cost.roofline, "{:.0%}"),
     )
 

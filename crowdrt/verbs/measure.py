@@ -29,6 +29,10 @@ def profile(
     layers: Annotated[
         bool, typer.Option("--layers", help="One engine, layer by layer, beside the roofline.")
     ] = False,
+    onnx: Annotated[
+        Path | None,
+        typer.Option(help="--layers of a built engine: the ONNX file that it was built from."),
+    ] = None,
     store: Store = None,
     threads: Threads = 0,
     as_json: AsJson = False,
@@ -37,9 +41,14 @@ def profile(
     if layers:
         profile_layers(
             engines, size, seconds=seconds, records=records, store=store, num_threads=threads,
-            as_json=as_json,
+            onnx=onnx, as_json=as_json,
         )  # fmt: skip
         return
+    if onnx is not None:
+        raise BenchmarkError(
+            f"--onnx {onnx} names layers, and without --layers none are told",
+            fix=f"crowdrt profile {engines[0]} --layers --onnx {onnx}",
+        )
     from crowdrt.pipeline.measuring import as_row, profile_engines, show_measurements
 
     rows = profile_engines(

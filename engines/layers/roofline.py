@@ -82,15 +82,17 @@ def standing(layer: Cost, spent_ms: float | None, total_ms: float, peaks: Peaks 
 def least_time(layer: Cost, peaks: Peaks | None) -> tuple[float | None, str | None]:
     """Return the least milliseconds that a layer can take, and what keeps it from less.
 
-    A layer of which no multiplications are known has the bound of its bytes alone. The memory's
-    rate is that of a copy larger than all caches, so that a layer whose tensors lie in one may take
-    less.
+    A layer of which no multiplications are known has the bound of its bytes alone; of one that
+    multiplies in a precision without a peak nothing is known. The memory's rate is that of a copy
+    larger than all caches, so that a layer whose tensors lie in one may take less.
     """
     if peaks is None or layer.num_bytes is None:
         return None, None
     moved = layer.num_bytes / peaks.bytes_per_s * 1000
     rate = peaks.operations_per_s.get(layer.precision or "")
-    if not layer.macs or not rate:
+    if not layer.macs:
         return moved, "bytes"
+    if not rate:
+        return None, None
     multiplied = OPERATIONS_PER_MAC * layer.macs / rate * 1000
     return (moved, "bytes") if moved >= multiplied else (multiplied, "operations")

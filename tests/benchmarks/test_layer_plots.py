@@ -99,9 +99,10 @@ def test_captions_say_what_is_not_explained_and_doubted():
     )
     assert in_a_word(shared.verdict) == "unstable, shared"
     caption = layers_caption([shared, two_files()[1]])
-    assert "FP32 file: 30.0 ms without the profiler, 29.2 ms in layers" in caption
-    assert "in layers (unstable, shared)" in caption
-    assert "INT8 file: 13.0 ms" in caption
+    assert (
+        "FP32 file: 30.0 ms without the profiler (median of 3 runs, unstable, shared), " in caption
+    )
+    assert "29.2 ms in layers (medians of 3); INT8 file: 13.0 ms" in caption
     assert "higher" not in roofline_caption([shared])
     busy = replace(shared, peaks=PEAKS | {"others": 0.5})
     assert "others used 50 % of the CPU meanwhile: they may be higher" in roofline_caption([busy])
@@ -116,3 +117,21 @@ def test_the_page_shows_them(tmp_path):
     assert sorted(path.name for path in tmp_path.glob("*.png")) == [
         *("layers-576x864.png", "roofline-576x864.png"),
     ]
+
+
+def test_captions_give_each_engines_own_runs_and_what_was_copied():
+    fp32, int8 = two_files()
+    caption = layers_caption([fp32, replace(int8, whole_ms=(13.0,) * 70, profiled_ms=(1.0,) * 25)])
+    assert "(median of 3 runs, valid), 29.2 ms in layers (medians of 3)" in caption
+    assert "(median of 70 runs, valid)" in caption
+    assert "in layers (medians of 25)" in caption
+    copied = {**PEAKS["how"], "copy": {"bytes": 64 * 2**20}}
+    said = roofline_caption([replace(fp32, peaks=PEAKS | {"how": copied})])
+    assert "and of a copy of 64.0 MiB, with" in said
+    assert "larger than the caches" not in said
+    assert "and of a copy, with" in roofline_caption([replace(fp32, peaks=PEAKS | {"how": {}})])
+
+
+def test_a_roofline_without_a_product_is_drawn():
+    bare = a_profile("fp32", [], peaks=PEAKS | {"operations_per_s": {}})
+    assert roofline_plot([bare], Look(theme=LIGHT, narrow=False)).startswith(b"\x89PNG")

@@ -2,19 +2,35 @@
 
 import importlib.util
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
 import pytest
 
-from crowdrt.benchmarks.layers.records import read_profiles
+from crowdrt.benchmarks.layers.records import LayerProfile, profile_line, read_profiles
+from crowdrt.benchmarks.timing.records import record_line
+from crowdrt.contracts import Measurement
 from crowdrt.errors import BenchmarkError, CrowdRTError
+from crowdrt.manifest import manifest_path, sha256_file
+from crowdrt.onnx_file import graph_info, set_info
 from crowdrt.onnx_graph import int8_convs, layer_macs
 from crowdrt.pipeline.run import RunSummary, layers_stage
 
 SIZE = (96, 128)
 ASKED = ("--layers", "--size", "96x128", "--threads", "1")
 RUNTIMES = ["onnxruntime"] + ["openvino"] * (importlib.util.find_spec("openvino") is not None)
+
+
+KNOWN = {
+    "name": "a", "network": "csrnet", "width": "1", "engine": "onnxruntime", "engine_version": "1",
+    "precision": "fp32", "size": SIZE, "num_threads": 1, "machine": {}, "verdict": "valid",
+}  # fmt: skip
+A_ROW = Measurement(samples_ms=(1.0,), peak_mib=1.0, **KNOWN)
+A_PROFILE = LayerProfile(
+    sha256="ab", when="now", whole_ms=(1.0,), profiled_ms=(1.0,), layers=(),
+    peaks={"cpu": "A", "bytes_per_s": 1e9, "operations_per_s": {"fp32": 1e11}}, **KNOWN,
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -49,6 +65,43 @@ def test_layers_of_a_built_engine(runtime, crowdrt, profiled, tiny):
     convs = [layer for layer in found["layers"] if "Conv" in layer["kind"]]
     assert len(convs) == len(layer_macs(onnx.load(tiny.onnx), SIZE))
     assert all(layer["macs"] > 0 and layer["least_ms"] > 0 for layer in convs)
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_layers_of_a_built_engine_by_its_onnx_file(runtime, crowdrt, profiled, tiny):
+    folder = crowdrt("build", tiny.onnx, "--engine", runtime, "--json").json()["path"]
+    found = profiled(folder, "--onnx", tiny.onnx)
+    layers = {layer["name"]: layer["macs"] for layer in found["layers"] if layer["macs"]}
+    assert layers == layer_macs(onnx.load(tiny.onnx), SIZE)
+    err = refused(crowdrt, folder, "--onnx", tiny.int8)
+    assert f"built from an ONNX file of sha256 {sha256_file(tiny.onnx)[:16]}" in err
+    assert sha256_file(tiny.int8)[:16] in err
+    assert "told by itself" in refused(crowdrt, tiny.onnx, "--onnx", tiny.int8)
+    said = crowdrt("profile", folder, "--onnx", tiny.onnx)
+    assert said.code == 1
+    assert f"crowdrt profile {folder} --layers --onnx {tiny.onnx}" in " ".join(said.err.split())
+
+
+def test_a_built_engine_of_one_size_is_profiled_at_that(crowdrt, quick_race, tiny, tmp_path):
+    model, path = onnx.load(tiny.onnx), tmp_path / "fixed.onnx"
+    set_info(model, replace(graph_info(tiny.onnx), fixed_size=SIZE))
+    onnx.save(model, path)
+    folder = crowdrt("build", path, "--json").json()["path"]
+    found = crowdrt("profile", folder, "--layers", "--threads", "1", "--json").json()
+    assert tuple(found["size"]) == SIZE
+
+
+@pytest.mark.parametrize("option", [(), ("--layers",)], ids=["races", "layers"])
+def test_records_of_another_kind_are_not_added_to(option, crowdrt, tiny, tmp_path, monkeypatch):
+    path = tmp_path / "records.jsonl"
+    path.write_text((record_line(A_ROW) if option else profile_line(A_PROFILE)) + "\n")
+    before = path.read_bytes()
+    for name in ("measuring.race", "profiling.profile_layers"):
+        monkeypatch.setattr(f"crowdrt.pipeline.{name}", None)  # nothing is measured for nothing
+    said = crowdrt("profile", tiny.onnx, "--size", "96x128", *option, "-o", path)
+    assert (said.code, path.read_bytes()) == (1, before)
+    assert "nothing is added to a file that holds something else" in said.err
+    assert "-o OTHER.jsonl" in said.err
 
 
 def test_the_table(crowdrt, tiny, quick_race):
@@ -93,11 +146,14 @@ def test_a_run_goes_on_without_layers(where, kind, tiny_recipe, tiny, tmp_path, 
     def broken(*_args, **_options):
         raise kind("the layers could not be timed", fix="none")
 
-    (tmp_path / "layers.jsonl").write_text("of an earlier run")
+    path = tmp_path / "layers.jsonl"
+    for earlier in (path, manifest_path(path)):
+        earlier.write_text("of an earlier run")
     monkeypatch.setattr(f"crowdrt.pipeline.profiling.{where}", broken)
     summary = RunSummary(recipe=tiny_recipe, folder=tmp_path)
     layers_stage([tiny.onnx], SIZE, tmp_path, summary, Path(tiny.store), 1)
     (stage,) = summary.stages
     assert stage["detail"] == "none: the layers could not be timed"
     assert summary.files == []
-    assert not (tmp_path / "layers.jsonl").exists()
+    assert not path.exists()
+    assert not manifest_path(path).exists()

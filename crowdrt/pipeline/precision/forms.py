@@ -132,12 +132,7 @@ def judged(gate: Gate | None, rows: Sequence[CountRow]) -> Verdict | None:
 def stopped_row(contender: Contender, verdict: Verdict, beside: Measurement) -> Measurement:
     """Return the table's row of a precision that its gate stopped: no time, but the reason."""
     return Measurement(
-        name=contender.name,
-        network=contender.network,
-        width=contender.width,
-        engine=contender.engine,
-        engine_version=contender.engine_version,
-        precision=contender.precision,
+        **contender.about(),
         size=beside.size,
         num_threads=beside.num_threads,
         samples_ms=(),
@@ -145,7 +140,6 @@ def stopped_row(contender: Contender, verdict: Verdict, beside: Measurement) -> 
         machine=beside.machine,
         verdict=f"failed: gate: {verdict.reason}",
         run_id=beside.run_id,
-        sha256=contender.sha256,
     )
 
 
