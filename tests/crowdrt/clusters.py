@@ -23,9 +23,11 @@ def ray_cluster(*, num_cpus: int) -> Iterator[Any]:
         cluster.shutdown()
 
 
-def actors(kind: str = "Actor") -> list[int]:
-    """The processes of actors below this process: nobody else's cluster."""
+def actors(kind: str = "Actor", node: Any = None) -> list[int]:
+    """The processes of actors below this process, or of one node: nobody else's cluster."""
     found, waiting = [], [os.getpid()]
+    if node is not None:  # a node's raylet starts its workers
+        waiting = [each.process.pid for each in node.all_processes["raylet"]]
     parents: dict[int, list[int]] = {}
     for status in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):

@@ -49,7 +49,7 @@ def counted_alone(settings, photos):
 def test_every_photograph_is_counted_once_whoever_dies(student_onnx, photos, tmp_path, monkeypatch):
     build_stage(student_onnx, tmp_path / "store")
     settings = Settings(engine=student_onnx, store=tmp_path / "store")
-    write, written, killed = runs.write_shard, [], []
+    write, written, killed, there = runs.write_shard, [], [], set()
     when = set(random.Random(0).sample(range(1, NUM_SHARDS - 4), NUM_KILLED))
     monkeypatch.setattr(shards, "MAX_ROWS", -(-NUM_PHOTOGRAPHS // NUM_SHARDS))
     monkeypatch.setattr(shards, "MIN_ROWS", shards.MAX_ROWS)
@@ -60,6 +60,7 @@ def test_every_photograph_is_counted_once_whoever_dies(student_onnx, photos, tmp
         def write_and_kill(*args):
             write(*args)
             written.append(None)
+            there.update(actors(node=second) if len(written) <= NODE_GOES else ())
             if len(written) in when:
                 killed.append(kill_actor(len(killed)))
             if len(written) == NODE_GOES:
@@ -68,6 +69,7 @@ def test_every_photograph_is_counted_once_whoever_dies(student_onnx, photos, tmp
         monkeypatch.setattr(runs, "write_shard", write_and_kill)
         tally = count_at_scale([str(photos)], tmp_path / "out", settings, cluster=cluster.address)
     print(f"\n{tally}\nkilled: {killed}, and a node; {tally.per_s:.1f} images/s with all that")
+    assert there  # actors ran on the node that went
     assert len(set(killed)) == NUM_KILLED
     assert not actors()
     assert (tally.num_counted, tally.num_errors) == (NUM_PHOTOGRAPHS, 0)
