@@ -263,9 +263,10 @@ def test_the_slowest_engine_makes_enough_visits_for_an_interval():
 def test_a_process_of_its_own_imports_nothing_from_where_we_are(tmp_path, monkeypatch):
     (tmp_path / "json.py").write_text("raise SystemExit(7)")
     monkeypatch.chdir(tmp_path)
+    order = {"engine": "/nowhere", "onnx": None, "num_threads": 1, "config": asdict(RunConfig())}
+    image = np.zeros((3, 8, 8), np.uint8)
     with pytest.raises(BenchmarkError, match="/nowhere is no engine folder"):
-        order = {"engine": "/nowhere", "onnx": None, "config": asdict(RunConfig())}
-        in_own_process(order | {"num_threads": 1}, np.zeros((3, 8, 8), np.uint8))
+        in_own_process(order, image)
 
 
 def test_a_runtime_under_another_distributions_name_has_its_version(monkeypatch):
