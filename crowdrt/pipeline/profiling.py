@@ -236,13 +236,15 @@ def cells(cost: LayerCost) -> tuple[str, ...]:
 
 
 def totals(costs: Sequence[LayerCost]) -> tuple[str, ...]:
-    """Return the table's last line."""
+    """Return the table's last line; `?` for what one layer's unknown bound leaves open."""
     spent, macs = sum(cost.ms for cost in costs), sum(cost.layer.macs or 0 for cost in costs)
     least = sum(cost.least_ms or 0.0 for cost in costs)
     rate = macs / spent * 1000 if spent else 0.0
+    bounded = all(cost.least_ms is not None for cost in costs if cost.layer.macs)
     return (
         f"{len(costs)} layers", "", f"{spent:.3f}", "100.0%", f"{macs / 1e9:.3f}",
-        f"{rate / 1e9:.1f}", f"{least:.3f}", "", f"{least / spent:.0%}" if spent else "",
+        f"{rate / 1e9:.1f}", f"{least:.3f}" if bounded else "?", "",
+        "" if not spent else f"{least / spent:.0%}" if bounded else "?",
     )  # fmt: skip
 
 

@@ -8,13 +8,20 @@ from pathlib import Path
 import onnx
 import pytest
 
-from crowdrt.benchmarks.layers.records import LayerProfile, profile_line, read_profiles
+from crowdrt.benchmarks.layers.records import (
+    LayerProfile,
+    layer_costs,
+    profile_line,
+    read_profiles,
+)
 from crowdrt.benchmarks.timing.records import record_line
 from crowdrt.contracts import Measurement
+from crowdrt.engines.layers.layer import EngineLayer
 from crowdrt.errors import BenchmarkError, CrowdRTError
 from crowdrt.manifest import manifest_path, sha256_file
 from crowdrt.onnx_file import graph_info, set_info
 from crowdrt.onnx_graph import int8_convs, layer_macs
+from crowdrt.pipeline.profiling import cells, totals
 from crowdrt.pipeline.run import RunSummary, layers_stage
 
 SIZE = (96, 128)
@@ -117,6 +124,18 @@ def test_the_table(crowdrt, tiny, quick_race):
     assert "without the profiler" in said.out
     assert "peaks of this machine: FP32" in said.out
     assert "1 thread:" in said.out
+
+
+def test_a_layer_in_a_precision_without_a_peak_is_shown_as_unknown():
+    known = {
+        "name": "a", "kind": "Conv", "kernel": None, "nodes": (), "input_shape": None,
+        "output_shape": None, "macs": 5 * 10**8, "num_bytes": 10**6, "samples_ms": (20.0,),
+    }  # fmt: skip
+    fp32, odd = EngineLayer(precision="fp32", **known), EngineLayer(precision="fp16", **known)
+    costs = layer_costs(replace(A_PROFILE, layers=(fp32, odd)))
+    assert [cells(cost)[-3:] for cost in costs] == [("10.000", "operations", "50%"), ("", "?", "")]
+    assert totals(costs)[-3:] == ("?", "", "?")
+    assert totals(costs[:1])[-3:] == ("10.000", "", "50%")
 
 
 def refused(crowdrt, *args):
