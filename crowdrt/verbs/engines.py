@@ -91,7 +91,7 @@ def build(
     threads: Threads = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Build an engine for this machine into the store; the second time is a hit."""
+    """Build an engine for this machine, or a fleet, into the store; the second time is a hit."""
     from crowdrt.engines.store import EngineStore
     from crowdrt.pipeline.fleet.asked import plan_options
     from crowdrt.pipeline.stages import default_store

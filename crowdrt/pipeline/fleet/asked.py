@@ -21,7 +21,12 @@ ON_GPU: Mapping[str, type] = {
     "timing-cache": str,
 }
 ON_CPU: Mapping[str, type] = {"threads": int}
-WORDS = {str: "text", int: "a whole number", bool: "true or false"}
+WORDS = {
+    str: "text",
+    int: "a whole number",
+    bool: "true or false",
+    list: "a list of tables: [[target]]",
+}
 
 
 def plan_options(**asked: Any) -> PlanOptions | None:
@@ -76,6 +81,6 @@ def check_types(table: Mapping[str, Any], types: Mapping[str, type], *, source: 
             )
         if type(value) is not types[key]:  # not isinstance: true is no number
             raise RecipeError(
-                f"{source}: {key} = {value!r} is not {WORDS.get(types[key], 'of its type')}",
-                fix=f"write it as {WORDS.get(types[key], types[key].__name__)}",
+                f"{source}: {key} = {value!r} is not {WORDS[types[key]]}",
+                fix=f"write it as {WORDS[types[key]]}",
             )

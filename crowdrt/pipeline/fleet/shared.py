@@ -129,7 +129,11 @@ def check_writable(place: Place) -> None:
         CrowdRTError: says why.
     """
     name = f".{uuid.uuid4().hex}"
-    place.write(name, b"may be removed")
+    try:
+        place.write(name, b"may be removed")
+    except CrowdRTError as error:
+        problem = f"the store takes nothing: {error.problem}"
+        raise type(error)(problem, fix=error.fix) from error
     with contextlib.suppress(CrowdRTError):  # whoever may write need not be allowed to remove
         place.remove(name)
 

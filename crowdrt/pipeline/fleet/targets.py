@@ -50,8 +50,29 @@ def read_fleet(path: Path) -> Fleet:
     """Read `fleet.toml`.
 
     Raises:
-        RecipeError: it is missing or damaged, or says what makes no sense.
-        CrowdRTError: an option makes no sense, or the store's URL holds a secret.
+        CrowdRTError: it is missing or damaged, says what makes no sense, or holds a secret.
+    """
+    document = read_document(path)
+    targets = [
+        read_target(table, source=f"{path}: target {place}")
+        for place, table in enumerate(document.get("target", []), start=1)
+    ]
+    store = document.get("store", "").strip()
+    cluster = document.get("cluster", DEFAULT_CLUSTER).strip()
+    for name, value in {"store": store, "cluster": cluster, "target": targets}.items():
+        if not value:
+            raise RecipeError(f"{path} names no {name}", fix=WRITE)
+    check_names(targets, source=str(path))
+    if is_url(store):
+        check_public(store)
+    return Fleet(store=store, cluster=cluster, targets=tuple(targets))
+
+
+def read_document(path: Path) -> dict[str, Any]:
+    """Return what is in `fleet.toml`, of the right types.
+
+    Raises:
+        RecipeError: it is missing or damaged, or has a key that is unknown or of another type.
     """
     try:
         document = tomllib.loads(path.read_text("utf-8"))
@@ -60,18 +81,7 @@ def read_fleet(path: Path) -> Fleet:
     except ValueError as error:  # of TOML and of UTF-8
         raise RecipeError(f"{path} is no TOML: {error}", fix=WRITE) from error
     check_types(document, TOP, source=str(path))
-    targets = [
-        read_target(table, source=f"{path}: target {place}")
-        for place, table in enumerate(document.get("target", []), start=1)
-    ]
-    if not document.get("store", "").strip() or not targets:
-        lacking = "target" if document.get("store", "").strip() else "store"
-        raise RecipeError(f"{path} names no {lacking}", fix=WRITE)
-    check_names(targets, source=str(path))
-    if is_url(document["store"]):
-        check_public(document["store"])
-    cluster = document.get("cluster", DEFAULT_CLUSTER)
-    return Fleet(store=document["store"], cluster=cluster, targets=tuple(targets))
+    return document
 
 
 def read_target(table: Any, *, source: str) -> Target:

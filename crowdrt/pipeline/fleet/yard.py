@@ -18,6 +18,7 @@ from crowdrt.entry import explained
 from crowdrt.errors import CrowdRTError, EngineError
 from crowdrt.manifest import fingerprint
 from crowdrt.pipeline.fleet.builder import Builder, Built, Identified, Order
+from crowdrt.pipeline.fleet.nodes import lacking, needs_of
 from crowdrt.pipeline.fleet.shared import (
     Files,
     Place,
@@ -35,7 +36,6 @@ from crowdrt.pipeline.scale.parcel import Parcel
 MAX_TRIES = 3  # of a target whose node or process is lost
 POLL_S = 5.0  # between looks at which nodes there are
 REPORT_S = 60.0  # between lines on what is going on
-INTERNAL = ("node:", "memory", "object_store_memory")  # Ray's resources that tell nothing
 
 
 @dataclass(kw_only=True)
@@ -85,6 +85,7 @@ class Yard:
         self._timing_caches = timing_caches
         self._under_way: dict[Any, Job] = {}  # by Ray's reference
         self._reported = time.monotonic()
+        self._published: set[str] = set()  # keys
         self._tried_to_write = False
         self._refused: CrowdRTError | None = None  # by the store
 
@@ -168,11 +169,12 @@ class Yard:
         """Write what was built into the store."""
         key, engine = str(job.key), job.target.engine
         check_engine(built.files, key, engine)
-        if (files := self._finished(job)) is not None:  # another target has the same engine
-            return self._row(job, FOUND, files)
+        if key in self._published and (files := self._finished(job)) is not None:
+            return self._row(job, FOUND, files)  # another target has the same engine
         sign_key = self._key_for(job.target)
         files = built.files if sign_key is None else signed(built.files, sign_key)
         publish(self._place, key, engine, files)
+        self._published.add(key)
         why = f"{job.host} had built it before" if built.reused else ""
         return self._row(job, BUILT, files, seconds=built.seconds, why=why)
 
@@ -204,13 +206,13 @@ class Yard:
 
     def _lost(self, job: Job, error: Exception) -> Iterator[Row]:
         """Start again what a process had in hand that is gone."""
-        lost = f"{type(error).__name__} on {job.host or 'its node'}"
+        lost = f"{job.host or 'its node'}: {one_line(error)}"
         if job.num_tries < MAX_TRIES:
-            say(f"{job.target.name}: lost ({lost}); it is tried again")
+            say(f"{job.target.name}: lost with {lost}; it is tried again")
             yield from self._start(job)
             return
         resource = job.target.resource
-        problem = f"it was lost {MAX_TRIES} times, at last by {lost}"
+        problem = f"it was lost {MAX_TRIES} times, at last with {lost}"
         fix = f"look at memory and logs of the nodes with {resource}: /tmp/ray/session_latest/logs"
         yield failed(job, EngineError(problem, fix=fix))
 
@@ -236,35 +238,6 @@ class Yard:
                 say(str(job))
 
 
-def needs_of(target: Target) -> dict[str, float]:
-    """Return what a build takes of its node, by Ray's names."""
-    on_gpu = {"GPU": 1.0} if KINDS[target.engine].on_gpu else {}
-    return {"CPU": 1.0, target.resource: 1.0, **on_gpu}
-
-
-def lacking(nodes: Sequence[Mapping[str, Any]], target: Target) -> EngineError | None:
-    """Return why no node can ever build for a target, None where one can."""
-    needs = needs_of(target)
-    alive = [node for node in nodes if node["Alive"]]
-    fitting = [node for node in alive if node["Resources"].get(target.resource, 0) >= 1]
-    start = f"""ray start --address HOST:PORT --resources '{{"{target.resource}": 1}}'"""
-    if not fitting:
-        names = {name for node in alive for name in node["Resources"]}
-        shown = sorted(name for name in names if not name.startswith(INTERNAL))
-        return EngineError(
-            f"no node has {target.resource}: nodes have {', '.join(shown) or 'nothing'}",
-            fix=f"start one: {start}",
-        )
-    for node in fitting:
-        short = [name for name in needs if node["Resources"].get(name, 0) < needs[name]]
-        if not short:
-            return None
-    return EngineError(
-        f"{node['NodeManagerHostname']} has {target.resource}, but not 1 {' and 1 '.join(short)}",
-        fix=f"start it with them: {start} {' '.join(f'--num-{name.lower()}s 1' for name in short)}",
-    )
-
-
 def failed(job: Job, error: CrowdRTError) -> Row:
     """Return the row of a target that has no engine."""
     return Row(
@@ -272,7 +245,7 @@ def failed(job: Job, error: CrowdRTError) -> Row:
         status=FAILED,
         host=job.host,
         key=job.key,
-        why=error.problem,
+        why=" ".join(error.problem.split()),
         fix=error.fix,
     )
 
@@ -280,5 +253,14 @@ def failed(job: Job, error: CrowdRTError) -> Row:
 def what_failed(error: BaseException) -> CrowdRTError:
     """Return an error of a node as one that says what to do."""
     return explained(error) or EngineError(
-        f"{type(error).__name__}: {error}", fix="build it there by hand: crowdrt build model.onnx"
+        one_line(error), fix="build it there by hand, which shows all of it: crowdrt build"
+    )
+
+
+def one_line(error: BaseException) -> str:
+    """Return what an error is and the first and last line of what it says."""
+    lines = str(error).split("\n")
+    said = [line.strip() for line in lines if line.strip()]
+    return " ".join(
+        [f"{type(error).__name__}:", *said[:1], *(["...", said[-1]] if said[1:] else [])]
     )

@@ -1,0 +1,583 @@
+"""Builds for a fleet without Ray: the file, the shared store, and what is done about what fails."""
+
+import json
+import sys
+import uuid
+from pathlib import Path
+from types import SimpleNamespace
+
+import fsspec
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ed25519
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "engines"))
+
+from stand_in_tensorrt import installed
+
+from crowdrt.engines.base import open_engine
+from crowdrt.engines.signing import SIGNATURE, VERIFY_KEY
+from crowdrt.engines.store import MANIFEST, read_built
+from crowdrt.engines.trt.building.options import PlanOptions, parse_shape
+from crowdrt.errors import CrowdRTError, EngineError
+from crowdrt.pipeline.fleet import run, yard
+from crowdrt.pipeline.fleet.run import build_for_fleet
+from crowdrt.pipeline.fleet.shared import place_of, publish, read_finished
+from crowdrt.pipeline.fleet.targets import Fleet, Target, read_fleet
+
+STORE = 'store = "engines"\n'
+BOX = '[[target]]\nname = "box"\nresource = "BOX"\n'
+GPU = '[[target]]\nname = "gpu"\nresource = "T4"\nengine = "tensorrt"\n'
+
+
+class TaskError(Exception):
+    """What a node raised, as Ray hands it on."""
+
+    def __init__(self, cause):
+        super().__init__(str(cause))
+        self.cause = cause
+
+
+class GoneError(Exception):
+    """A process or node is gone."""
+
+
+class Call:
+    """A call that runs when it is waited for."""
+
+    def __init__(self, actor, name):
+        self.actor, self.name, self.args = actor, name, ()
+
+    def remote(self, *args):
+        self.args = args
+        return self
+
+
+class Nodes:
+    """Stands in for Ray: calls run here, when they are waited for."""
+
+    exceptions = SimpleNamespace(RayTaskError=TaskError, RayError=(TaskError, GoneError))
+
+    def __init__(self, *resources, lose=0):
+        self.there = [
+            {"Alive": True, "Resources": each, "NodeManagerHostname": f"host-{place}"}
+            for place, each in enumerate(resources)
+        ]
+        self.lose = lose  # so many builds
+        self.asked, self.killed = [], 0
+
+    def nodes(self):
+        return self.there
+
+    def put(self, thing):
+        return thing
+
+    def remote(self, **needs):
+        self.asked.append(needs)
+
+        def make(kind):
+            actor = kind()
+            calls = {name: Call(actor, name) for name in ("identify", "build")}
+            return SimpleNamespace(remote=lambda: SimpleNamespace(**calls))
+
+        return make
+
+    def wait(self, references, **_):
+        return references[:1], references[1:]
+
+    def get(self, call):
+        if call.name == "build" and self.lose:
+            self.lose -= 1
+            raise GoneError
+        try:
+            return getattr(call.actor, call.name)(*call.args)
+        except Exception as error:
+            raise TaskError(error) from error
+
+    def kill(self, _):
+        self.killed += 1
+
+
+def fleet_of(*targets, store="memory://"):
+    return Fleet(store=store, targets=targets)
+
+
+BOX_TARGET = Target(name="box", resource="BOX", num_threads=1)
+GPU_TARGET = Target(
+    name="gpu", resource="T4", engine="tensorrt", plan=PlanOptions(shape=parse_shape("96x128"))
+)
+BOX_NODE = {"CPU": 2.0, "BOX": 1.0, "memory": 1e9, "node:127.0.0.1": 1.0}
+GPU_NODE = {"CPU": 2.0, "GPU": 1.0, "T4": 1.0}
+
+
+@pytest.fixture
+def give(tiny, monkeypatch):
+    """Build the tiny network for a fleet, on nodes that are none."""
+
+    def give(nodes, fleet, **options):
+        monkeypatch.setattr(run, "connected", lambda _: _holding(nodes))
+        return build_for_fleet(tiny.onnx, fleet, **options)
+
+    return give
+
+
+class _holding:  # noqa: N801
+    def __init__(self, nodes):
+        self.nodes = nodes
+
+    def __enter__(self):
+        return self.nodes
+
+    def __exit__(self, *_):
+        return None
+
+
+@pytest.fixture
+def bucket():
+    """A place of an object store, empty."""
+    url = f"memory://{uuid.uuid4().hex}"
+    yield url
+    files = fsspec.filesystem("memory")
+    if files.exists(url):
+        files.rm(url, recursive=True)
+
+
+@pytest.fixture(params=["folder", "bucket", "file URL"])
+def store(request, tmp_path, bucket):
+    """The store in each of its forms."""
+    return {
+        "folder": str(tmp_path / "engines"),
+        "bucket": bucket,
+        "file URL": (tmp_path / "engines").as_uri(),
+    }[request.param]
+
+
+# the file
+
+
+def read(tmp_path, text):
+    (tmp_path / "fleet.toml").write_text(text)
+    return read_fleet(tmp_path / "fleet.toml")
+
+
+def test_a_fleet_is_read(tmp_path):
+    (tmp_path / "timings").write_bytes(b"measured")
+    found = read(
+        tmp_path,
+        f"""store = "s3://bucket/engines"
+        cluster = "head:6379"
+        [[target]]
+        name = "box"
+        resource = "BOX"
+        engine = "openvino"
+        threads = 2
+        [[target]]
+        name = "t4"
+        resource = "T4"
+        engine = "tensorrt"
+        shape = "96x96:96x128:512x512"
+        batch = 2
+        workspace = "1GiB"
+        level = 5
+        tf32 = true
+        float-input = true
+        any-precision = false
+        timing-cache = "{tmp_path}/timings"
+        """,
+    )
+    assert found == Fleet(
+        store="s3://bucket/engines",
+        cluster="head:6379",
+        targets=(
+            Target(name="box", resource="BOX", engine="openvino", num_threads=2),
+            Target(
+                name="t4",
+                resource="T4",
+                engine="tensorrt",
+                plan=PlanOptions(
+                    shape=((96, 96), (96, 128), (512, 512)),
+                    batch=2,
+                    workspace_bytes=2**30,
+                    level=5,
+                    tf32=True,
+                    float_input=True,
+                    timing_cache=tmp_path / "timings",
+                ),
+            ),
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("store", "is no TOML"),
+        (BOX, "names no store"),
+        ("store = ' '\n" + BOX, "names no store"),
+        (STORE, "names no target"),
+        (STORE + "cluster = ''\n" + BOX, "names no cluster"),
+        ("store = 1\n" + BOX, "store = 1 is not text"),
+        (STORE + "target = 1", "target = 1 is not a list of tables"),
+        (STORE + "target = [1]", "target 1 is no table"),
+        (STORE + "stores = 1\n" + BOX, "stores is unknown"),
+        ('store = "s3://me:secret@bucket"\n' + BOX, r"s3://...@bucket holds a user"),
+        ('store = "s3://b?X-Amz-Signature=secret"\n' + BOX, "is signed"),
+        (STORE + BOX + BOX, "two targets 'box'"),
+        (STORE + '[[target]]\nname = "box"', r"target 1 \(box\) has no resource"),
+        (STORE + '[[target]]\nresource = "BOX"', "target 1 has no name"),
+        (STORE + BOX + "threads = true", "threads = True is not a whole number"),
+        (STORE + BOX + "threads = -1", r"\(box\): threads = -1"),
+        (STORE + BOX + 'shape = "1x1"', r"\(box\): onnxruntime: shape is unknown"),
+        (STORE + BOX + 'engine = "auto"', "engine 'auto' is unknown"),
+        (STORE + BOX + "engine = []", r"engine '\[\]' is unknown"),
+        (STORE + BOX.replace("BOX", "GPU"), "resource = 'GPU' is on every node"),
+        (STORE + GPU + "threads = 1", "tensorrt: threads is unknown"),
+        (STORE + GPU + 'shape = "1x2x3"', "is not HEIGHTxWIDTH"),
+        (STORE + GPU + "shape = 96", "shape = 96 is not text"),
+        (STORE + GPU + 'workspace = "lots"', "'lots' is no memory"),
+        (STORE + GPU + "level = 9", "optimisation level 9 is unknown"),
+        (STORE + GPU + 'timing-cache = "gone"', "timing cache gone does not exist"),
+    ],
+)
+def test_a_fleet_that_makes_no_sense_is_refused(tmp_path, text, problem):
+    with pytest.raises(CrowdRTError, match=problem) as refused:
+        read(tmp_path, text)
+    assert refused.value.fix
+    assert "secret" not in str(refused.value)
+
+
+def test_unknown_keys_are_answered_with_those_that_there_are(tmp_path):
+    with pytest.raises(CrowdRTError) as refused:
+        read(tmp_path, STORE + BOX + "thread = 1")
+    assert "name, resource, engine, threads" in refused.value.fix
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        (("--fleet", "gone.toml"), "gone.toml cannot be read: No such file"),
+        (("--fleet", "fleet.toml", "--threads", 1), "with --fleet, --threads is said in"),
+        (("--fleet", "fleet.toml", "--tf32"), "with --fleet, --tf32 is said in"),
+        (("--fleet", "fleet.toml", "--engine", "openvino"), "with --fleet, --engine is said in"),
+        (("--fleet", "fleet.toml", "--store", "engines"), "with --fleet, --store is said in"),
+        (("--fleet", "fleet.toml", "--sign-key", "k.pem"), "no target is for TensorRT"),
+        (("--cluster", "auto"), "--cluster auto is for a fleet"),
+    ],
+)
+def test_options_that_exclude_each_other_are_refused(
+    crowdrt, tiny, tmp_path, monkeypatch, options, problem
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "fleet.toml").write_text(STORE + BOX)
+    answer = crowdrt("build", tiny.onnx, *options)
+    assert answer.code == 1
+    assert problem in answer.err
+    assert "fix:" in answer.err
+
+
+# the store
+
+
+@pytest.fixture
+def engine(tiny):
+    """A built engine: key and files."""
+    (path, *_) = (path for path in tiny.store.iterdir() if path.name.endswith("-onnxruntime"))
+    return read_built(path).key, {file.name: file.read_bytes() for file in path.iterdir()}
+
+
+def test_what_is_published_is_found(store, engine):
+    key, files = engine
+    place = place_of(store)
+    assert read_finished(place, key, "onnxruntime", None) is None
+    publish(place, key, "onnxruntime", files)
+    assert read_finished(place, key, "onnxruntime", None) == files
+
+
+def test_a_published_folder_is_an_engine(tmp_path, engine):
+    key, files = engine
+    publish(place_of(str(tmp_path / "engines")), key, "onnxruntime", files)
+    assert open_engine(tmp_path / "engines" / f"{key}-onnxruntime").info is not None
+
+
+def damage(place, folder, name, content):
+    place.remove(f"{folder}/{name}")
+    if content is not None:
+        place.write(f"{folder}/{name}", content)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        (MANIFEST, None, ""),
+        (MANIFEST, b"{", "its manifest is damaged"),
+        (MANIFEST, b"[]", "its manifest is damaged"),
+        (MANIFEST, b'{"identity": {}, "sha256": ""}', "its manifest is that of"),
+        ("engine.onnx", None, "engine.onnx is missing"),
+        ("engine.onnx", b"cut", "engine.onnx is missing, was altered or cut short"),
+    ],
+)
+def test_what_is_damaged_is_no_engine_and_is_written_again(
+    store, engine, name, content, said, capsys
+):
+    key, files = engine
+    place, folder = place_of(store), f"{key}-onnxruntime"
+    publish(place, key, "onnxruntime", files)
+    damage(place, folder, name, content)
+    assert read_finished(place, key, "onnxruntime", None) is None
+    assert said in capsys.readouterr().err
+    publish(place, key, "onnxruntime", files)
+    assert read_finished(place, key, "onnxruntime", None) == files
+
+
+@pytest.mark.parametrize("before", ["nothing", "damaged"])
+def test_a_run_that_is_killed_between_file_and_manifest_leaves_no_engine(
+    store, engine, before, monkeypatch
+):
+    key, files = engine
+    place = place_of(store)
+    if before == "damaged":
+        publish(place, key, "onnxruntime", {**files, "engine.onnx": b"cut"})
+    write = type(place).write
+
+    def killed(self, name, content):
+        if name.endswith(MANIFEST):
+            raise KeyboardInterrupt
+        write(self, name, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(place), "write", killed)
+        with pytest.raises(KeyboardInterrupt):
+            publish(place, key, "onnxruntime", files)
+    assert place.read(f"{key}-onnxruntime/engine.onnx") == files["engine.onnx"]
+    assert place.read(f"{key}-onnxruntime/{MANIFEST}") is None
+    assert read_finished(place, key, "onnxruntime", None) is None
+    publish(place, key, "onnxruntime", files)
+    assert read_finished(place, key, "onnxruntime", None) == files
+
+
+def test_another_run_that_writes_the_same_engine_is_noticed(store, engine, monkeypatch):
+    key, files = engine
+    place = place_of(store)
+    write = type(place).write
+
+    def beside(self, name, content):
+        write(self, name, content)
+        if name.endswith(MANIFEST):
+            write(self, f"{key}-onnxruntime/engine.onnx", b"of another run")
+
+    monkeypatch.setattr(type(place), "write", beside)
+    with pytest.raises(EngineError, match="another run writes it"):
+        publish(place, key, "onnxruntime", files)
+
+
+# what is done with nodes
+
+
+def test_engines_are_built_once(give, store, tiny):
+    nodes, fleet = Nodes(BOX_NODE), fleet_of(BOX_TARGET, store=store)
+    (built,) = give(nodes, fleet)
+    assert (built.status, built.host is not None, built.num_bytes > 0) == ("built", True, True)
+    (found,) = give(nodes, fleet)
+    assert (found.status, found.key, found.where) == ("found", built.key, built.where)
+    assert nodes.killed == len(nodes.asked)  # nothing keeps a node
+
+
+def test_a_damaged_engine_is_built_again(give, bucket):
+    fleet = fleet_of(BOX_TARGET, store=bucket)
+    (built,) = give(Nodes(BOX_NODE), fleet)
+    place = f"{built.where}/engine.onnx"
+    whole = fsspec.filesystem("memory").cat_file(place)
+    fsspec.filesystem("memory").pipe_file(place, b"cut")
+    (again,) = give(Nodes(BOX_NODE), fleet)
+    assert again.status == "built"
+    assert again.why.endswith("had built it before")  # in its own store, which is whole
+    assert fsspec.filesystem("memory").cat_file(place) == whole
+
+
+def test_two_targets_of_one_engine_share_it(give, bucket):
+    other = Target(name="other", resource="BOX", num_threads=1)
+    rows = give(Nodes(BOX_NODE), fleet_of(BOX_TARGET, other, store=bucket))
+    assert [row.status for row in rows] == ["built", "found"]
+    assert rows[0].where == rows[1].where
+
+
+def test_what_takes_a_gpu_takes_all_of_it(give, bucket):
+    nodes = Nodes(GPU_NODE, BOX_NODE)
+    give(nodes, fleet_of(GPU_TARGET, BOX_TARGET, store=bucket))
+    common = {"num_cpus": 1, "max_restarts": 0, "max_task_retries": 0}
+    assert nodes.asked == [
+        {"num_gpus": 1, "resources": {"T4": 1}, **common},
+        {"num_gpus": 0, "resources": {"BOX": 1}, **common},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("resources", "problem"),
+    [
+        ([], "no node has T4: nodes have nothing"),
+        ([BOX_NODE], "no node has T4: nodes have BOX, CPU"),
+        ([{**GPU_NODE, "T4": 0.5}], "no node has T4: nodes have CPU, GPU, T4"),
+        ([BOX_NODE, {"CPU": 1.0, "T4": 1.0}], "host-1 has T4, but not 1 GPU"),
+        ([{"T4": 1.0}], "host-0 has T4, but not 1 CPU and 1 GPU"),
+    ],
+)
+def test_nodes_that_can_never_build_are_not_waited_for(give, bucket, resources, problem):
+    nodes = Nodes(*resources)
+    (row,) = give(nodes, fleet_of(GPU_TARGET, store=bucket))
+    assert (row.status, row.why) == ("failed", problem)
+    assert "ray start --address HOST:PORT" in row.fix
+    assert not nodes.asked
+
+
+def test_a_node_that_goes_while_others_wait_for_it_is_not_waited_for(give, bucket, monkeypatch):
+    nodes = Nodes(BOX_NODE)
+
+    def wait(references, **_):
+        nodes.there[0]["Alive"] = False
+        return [], references
+
+    monkeypatch.setattr(nodes, "wait", wait)
+    (row,) = give(nodes, fleet_of(BOX_TARGET, store=bucket))
+    assert (row.status, row.why) == ("failed", "no node has BOX: nodes have nothing")
+    assert nodes.killed == 1
+
+
+@pytest.mark.parametrize(("lose", "status"), [(1, "built"), (2, "built"), (3, "failed")])
+def test_a_lost_build_is_tried_three_times(give, bucket, lose, status):
+    nodes = Nodes(BOX_NODE, lose=lose)
+    (row,) = give(nodes, fleet_of(BOX_TARGET, store=bucket))
+    assert row.status == status
+    assert len(nodes.asked) == nodes.killed == min(lose + 1, 3)
+    if status == "failed":
+        assert "lost 3 times" in row.why
+
+
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (EngineError("a node cannot run", fix="mend it"), "a node cannot run"),
+        (OSError(28, "No space left on device", "engine.onnx"), "No space left"),
+        (MemoryError(), "out of memory"),
+        (RuntimeError("some mistake"), "RuntimeError: some mistake"),
+        (RuntimeError("trace:\n\n  at\n it\n"), "RuntimeError: trace: ... it"),
+    ],
+)
+def test_a_build_that_fails_does_not_hold_the_others(give, bucket, monkeypatch, error, why):
+    build = yard.Builder.build
+
+    def fail(self):
+        if self._order.target.name == "bad":
+            raise error
+        return build(self)
+
+    monkeypatch.setattr(yard.Builder, "build", fail)
+    bad = Target(name="bad", resource="BOX", num_threads=2)
+    nodes = Nodes(BOX_NODE)
+    rows = give(nodes, fleet_of(bad, BOX_TARGET, store=bucket))
+    assert [row.status for row in rows] == ["failed", "built"]
+    assert why in rows[0].why
+    assert rows[0].fix
+    assert len(nodes.asked) == nodes.killed == 2  # no second try
+
+
+def test_another_crowdrt_is_refused(give, bucket, monkeypatch):
+    monkeypatch.setattr(yard, "__version__", "0.0.9")
+    (row,) = give(Nodes(BOX_NODE), fleet_of(BOX_TARGET, store=bucket))
+    assert "the run 0.0.9" in row.why
+    assert "crowdrt[cluster]==0.0.9" in row.fix
+
+
+def test_a_store_that_takes_nothing_is_noticed_before_anything_is_built(
+    give, bucket, monkeypatch, tmp_path
+):
+    there = give(Nodes(BOX_NODE), fleet_of(BOX_TARGET, store=bucket))
+    other = Target(name="other", resource="BOX", num_threads=2)
+    monkeypatch.setattr(yard.Builder, "build", None)
+
+    def refuse(*_, **__):
+        raise PermissionError("Access Denied")
+
+    monkeypatch.setattr("fsspec.implementations.memory.MemoryFileSystem.pipe_file", refuse)
+    rows = give(Nodes(BOX_NODE), fleet_of(BOX_TARGET, other, store=bucket))
+    assert [row.status for row in rows] == ["found", "failed"]
+    assert there[0].key == rows[0].key
+    assert "cannot be written: Access Denied" in rows[1].why
+
+    (tmp_path / "file").write_text("in the way")
+    (row,) = give(Nodes(BOX_NODE), fleet_of(BOX_TARGET, store=str(tmp_path / "file" / "engines")))
+    assert "is a file, not a folder" in row.why
+
+
+def test_a_file_that_is_no_network_is_refused_before_a_cluster_is_sought(tmp_path):
+    (tmp_path / "bad.onnx").write_bytes(b"no network")
+    with pytest.raises(CrowdRTError, match=r"bad\.onnx is no"):
+        build_for_fleet(tmp_path / "bad.onnx", fleet_of(BOX_TARGET))
+
+
+# TensorRT, by its stand-in
+
+
+@pytest.fixture
+def key(tmp_path):
+    """A private key."""
+    path = tmp_path / "key.pem"
+    path.write_bytes(
+        ed25519.Ed25519PrivateKey.generate().private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    return path
+
+
+def public_of(key):
+    private = serialization.load_pem_private_key(key.read_bytes(), password=None)
+    path = key.with_suffix(".pub")
+    path.write_bytes(
+        private.public_key().public_bytes(
+            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+        )
+    )
+    return path
+
+
+def test_plans_are_signed_here_and_load_where_signatures_are_asked_for(
+    give, tmp_path, key, monkeypatch
+):
+    installed(monkeypatch, "10.16")
+    nodes, fleet = Nodes(GPU_NODE), fleet_of(GPU_TARGET, store=str(tmp_path / "engines"))
+    (unsigned,) = give(nodes, fleet)
+    assert unsigned.status == "built"
+    assert open_engine(Path(unsigned.where)).info is not None
+    assert not (Path(unsigned.where) / SIGNATURE).exists()
+
+    monkeypatch.setenv(VERIFY_KEY, str(public_of(key)))
+    with pytest.raises(EngineError, match="is not signed"):
+        open_engine(Path(unsigned.where))
+    (signed,) = give(nodes, fleet, sign_key=key)
+    assert (signed.status, signed.where) == ("built", unsigned.where)
+    assert not signed.why  # what lay in the node's own store was not signed
+    monkeypatch.setenv(VERIFY_KEY, str(public_of(key)))
+    assert open_engine(Path(signed.where)).info is not None
+    (found,) = give(nodes, fleet, sign_key=key)
+    assert found.status == "found"
+
+
+def test_a_timing_cache_travels_with_the_order(give, bucket, tmp_path, monkeypatch):
+    installed(monkeypatch, "10.16")
+    (tmp_path / "timings").write_bytes(b"measured elsewhere")
+    plan = PlanOptions(shape=parse_shape("96x128"), timing_cache=tmp_path / "timings")
+    target = Target(name="gpu", resource="T4", engine="tensorrt", plan=plan)
+    (row,) = give(Nodes(GPU_NODE), fleet_of(target, store=bucket))
+    assert row.status == "failed"
+    assert "sent" in row.why  # the copy in the node's store, which no GPU has measured
+    assert "cannot be used" in row.why
+
+
+def test_rows_are_json(give, bucket):
+    rows = give(Nodes(BOX_NODE), fleet_of(BOX_TARGET, GPU_TARGET, store=bucket))
+    built, lacking = json.loads(json.dumps([row.as_json() for row in rows]))
+    assert built["name"] == "box"
+    assert built["where"].startswith(bucket)
+    assert lacking["why"].startswith("no node has T4")
