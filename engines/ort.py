@@ -43,6 +43,7 @@ class OrtEngine:
         optimise: bool = True,
         config: Mapping[str, str] | None = None,
         lean: bool = False,
+        arena: bool = True,
         profile: Path | None = None,
     ) -> None:
         """Load `model`.
@@ -54,6 +55,7 @@ class OrtEngine:
             config: session settings; None chooses what is right for this graph and CPU.
             lean: do not plan the memory of an image from that of the last one of its size, which
                 takes up to twice as much.
+            arena: keep memory for the next tensors; False asks the system for each.
             profile: a folder into which every layer of every run is written, which slows it; see
                 `end_profile`.
         """
@@ -70,6 +72,7 @@ class OrtEngine:
         self.config = dict(config)
         options = session_options(ort, num_threads, self.config, optimise=optimise)
         options.enable_mem_pattern = not lean
+        options.enable_cpu_mem_arena = arena
         self._graph_run = profiled(options, profile, content if not optimise else None)
         self._release = ort.RunOptions()
         self._release.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")

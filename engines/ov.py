@@ -51,6 +51,7 @@ class OpenVinoEngine:
         num_threads: int = 0,
         saved: bool = False,
         count_layers: bool = False,
+        config: Mapping[str, Any] | None = None,
     ) -> None:
         """Load `model`.
 
@@ -59,9 +60,11 @@ class OpenVinoEngine:
             num_threads: 0 takes every core.
             saved: True where `model` is what `saved` returned, on this kind of machine.
             count_layers: keep the time of every layer, which slows it; see `averages_us`.
+            config: OpenVINO's properties, in place of our own.
         """
         check_threads(num_threads)
-        config = {**EXACT, **ALONE, "INFERENCE_NUM_THREADS": num_threads or num_cores()}
+        threads = {"INFERENCE_NUM_THREADS": num_threads or num_cores()}
+        config = {**EXACT, **ALONE, **threads, **(config or {})}
         if count_layers:
             config["PERF_COUNT"] = True
         core = core_of(require("openvino", extra="openvino"))
