@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from crowdrt.benchmarks.timing.race import THREAD_VARIABLES
+from crowdrt.benchmarks.timing.children import THREAD_VARIABLES
 from crowdrt.contracts import UInt8Image
 from crowdrt.errors import BenchmarkError
 from crowdrt.manifest import cannot_write

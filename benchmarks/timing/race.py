@@ -11,7 +11,6 @@ import multiprocessing
 import os
 import pickle
 import random
-import signal
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from crowdrt import console
+from crowdrt.benchmarks.timing.children import end_all, how_it_ended, inherited_by_child
 from crowdrt.benchmarks.timing.machine import describe_machine
 from crowdrt.benchmarks.timing.nvml import GpuSample, GpuWatch, judge_gpu, open_watch, summarise
 from crowdrt.benchmarks.timing.pinning import cores_for
@@ -38,7 +38,6 @@ from crowdrt.errors import BenchmarkError
 if TYPE_CHECKING:
     from crowdrt.engines.base import Engine
 
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 MAX_BURST = 50  # runs per visit
 GPU_ENGINES = ("tensorrt",)
 
@@ -240,11 +239,7 @@ class RunningContender:
 
     def _how_it_died(self) -> str:
         self._process.join(timeout=5)
-        code = self._process.exitcode
-        if code is not None and code < 0:
-            hint = ", perhaps for lack of memory" if -code == signal.SIGKILL else ""
-            return f"its process was ended by {signal.Signals(-code).name}{hint}"
-        return f"its process ended with exit code {code}"
+        return f"its process {how_it_ended(self._process.exitcode)}"
 
 
 def with_gpu(verdict: str, doubts: Sequence[str]) -> str:
@@ -280,32 +275,7 @@ def _started(
         yield RunningContender(contender, process, ours, config)
     finally:
         ours.close()
-        process.terminate()
-        process.join(timeout=2)
-        if process.is_alive():
-            process.kill()
-            process.join()
-
-
-@contextlib.contextmanager
-def inherited_by_child(num_threads: int) -> Iterator[None]:
-    """Set what a child takes over when it starts, before it imports anything.
-
-    Ctrl-C is blocked, not ignored: ours arrives after the block, and never in the child, which
-    would print a traceback if it came while Python starts.
-    """
-    before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(num_threads)))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        end_all([process])
 
 
 def _check(contenders: Sequence[Contender], image: UInt8Image) -> None:

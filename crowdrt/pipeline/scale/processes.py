@@ -11,7 +11,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Self
 
-from crowdrt.benchmarks.timing.race import inherited_by_child
+from crowdrt.benchmarks.timing.children import end_all, how_it_ended, inherited_by_child
 from crowdrt.errors import CrowdRTError
 from crowdrt.pipeline.scale.counting import Counter, Settings, count_in_time, too_slow
 from crowdrt.pipeline.scale.crew import Done, Event, Failed, Lost, Ready
@@ -49,12 +49,7 @@ class Processes:
         """End all of them; what they have in hand is lost."""
         for hand in self._hands.values():
             hand.connection.close()
-            hand.process.terminate()
-        for hand in self._hands.values():
-            hand.process.join(LEAVE_S)
-            if hand.process.is_alive():
-                hand.process.kill()
-                hand.process.join()
+        end_all([hand.process for hand in self._hands.values()], LEAVE_S)
 
     def hire(self) -> int:
         """See `Crew.hire`."""
@@ -105,7 +100,7 @@ def ended_by(code: int | None, timeout_s: float) -> str:
     """Say in words how a process ended."""
     if code == -signal.SIGALRM:
         return too_slow(timeout_s)
-    return f"signal {-code}" if code is not None and code < 0 else f"exit status {code}"
+    return f"it {how_it_ended(code)}"
 
 
 def serve(connection: Connection, settings: Settings) -> None:
