@@ -62,15 +62,12 @@ def main(
     orders = [random.Random(k).sample((LOCAL, CLUSTER), 2) for k in range(rounds)]
     turns = track([crew for order in orders for crew in order], "counting", 2 * rounds)
     runs = [counted(crew, engine, photos, cluster) for crew in turns]
-    record = {
-        "engine": engine.name,
-        "machine": describe_machine(),
-        "runs": [asdict(run) for run in runs],
-        "summary": summary(runs),
-    }
+    found = summary(runs)
     if out is not None:
-        write_json(out, record)
-    show(record["summary"])
+        each = [asdict(run) for run in runs]
+        about = {"engine": engine.name, "machine": describe_machine()}
+        write_json(out, {**about, "summary": found, "runs": each})
+    show(found)
 
 
 def counted(crew: str, engine: Path, photos: Sequence[str], cluster: str) -> Run:
