@@ -1,5 +1,6 @@
 """Builds for a fleet without Ray: the file, the shared store, and what is done about what fails."""
 
+import contextlib
 import json
 import sys
 import uuid
@@ -115,21 +116,10 @@ def give(tiny, monkeypatch):
     """Build the tiny network for a fleet, on nodes that are none."""
 
     def give(nodes, fleet, **options):
-        monkeypatch.setattr(run, "connected", lambda _: _holding(nodes))
+        monkeypatch.setattr(run, "connected", lambda _: contextlib.nullcontext(nodes))
         return build_for_fleet(tiny.onnx, fleet, **options)
 
     return give
-
-
-class _holding:  # noqa: N801
-    def __init__(self, nodes):
-        self.nodes = nodes
-
-    def __enter__(self):
-        return self.nodes
-
-    def __exit__(self, *_):
-        return None
 
 
 @pytest.fixture
@@ -433,6 +423,7 @@ def test_a_node_that_goes_while_others_wait_for_it_is_not_waited_for(give, bucke
     nodes = Nodes(BOX_NODE)
 
     def wait(references, **_):
+        assert nodes.there[0]["Alive"]  # and is not waited for again
         nodes.there[0]["Alive"] = False
         return [], references
 

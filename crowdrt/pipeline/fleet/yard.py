@@ -7,17 +7,15 @@ this process writes to the store, so nodes need no way to it, and no key to sign
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from crowdrt import __version__
 from crowdrt.console import say
 from crowdrt.engines.store import KINDS
-from crowdrt.entry import explained
 from crowdrt.errors import CrowdRTError, EngineError
-from crowdrt.manifest import fingerprint
 from crowdrt.pipeline.fleet.builder import Builder, Built, Identified, Order
+from crowdrt.pipeline.fleet.job import Job, failed, one_line, what_failed
 from crowdrt.pipeline.fleet.nodes import lacking, needs_of
 from crowdrt.pipeline.fleet.shared import (
     Files,
@@ -29,40 +27,13 @@ from crowdrt.pipeline.fleet.shared import (
     read_finished,
     signed,
 )
-from crowdrt.pipeline.fleet.summary import BUILT, FAILED, FOUND, Row
+from crowdrt.pipeline.fleet.summary import BUILT, FOUND, Row
 from crowdrt.pipeline.fleet.targets import Target
 from crowdrt.pipeline.scale.parcel import Parcel
 
 MAX_TRIES = 3  # of a target whose node or process is lost
 POLL_S = 5.0  # between looks at which nodes there are
 REPORT_S = 60.0  # between lines on what is going on
-
-
-@dataclass(kw_only=True)
-class Job:
-    """A target that is being built."""
-
-    target: Target
-    num_tries: int = 0
-    actor: Any = None
-    since: float = 0.0  # by `time.monotonic`, that it waits or builds
-    found: Identified | None = None
-
-    @property
-    def key(self) -> str | None:
-        """The engine's, once a node has said what it will be."""
-        return None if self.found is None else fingerprint(self.found.identity)[:16]
-
-    @property
-    def host(self) -> str | None:
-        """The node's, once it has answered."""
-        return None if self.found is None else self.found.host
-
-    def __str__(self) -> str:
-        doing = f"waits for a node with {self.target.resource}"
-        if self.found is not None:
-            doing = f"{self.host} builds"
-        return f"{self.target.name}: {doing}, {(time.monotonic() - self.since) / 60:.0f} min so far"
 
 
 class Yard:
@@ -236,31 +207,3 @@ class Yard:
             self._reported = time.monotonic()
             for job in self._under_way.values():
                 say(str(job))
-
-
-def failed(job: Job, error: CrowdRTError) -> Row:
-    """Return the row of a target that has no engine."""
-    return Row(
-        target=job.target,
-        status=FAILED,
-        host=job.host,
-        key=job.key,
-        why=" ".join(error.problem.split()),
-        fix=error.fix,
-    )
-
-
-def what_failed(error: BaseException) -> CrowdRTError:
-    """Return an error of a node as one that says what to do."""
-    return explained(error) or EngineError(
-        one_line(error), fix="build it there by hand, which shows all of it: crowdrt build"
-    )
-
-
-def one_line(error: BaseException) -> str:
-    """Return what an error is and the first and last line of what it says."""
-    lines = str(error).split("\n")
-    said = [line.strip() for line in lines if line.strip()]
-    return " ".join(
-        [f"{type(error).__name__}:", *said[:1], *(["...", said[-1]] if said[1:] else [])]
-    )
