@@ -59,9 +59,6 @@ def what_failed(error: BaseException) -> CrowdRTError:
 
 
 def one_line(error: BaseException) -> str:
-    """Return what an error is and the first and last line of what it says."""
-    lines = str(error).split("\n")
-    said = [line.strip() for line in lines if line.strip()]
-    return " ".join(
-        [f"{type(error).__name__}:", *said[:1], *(["...", said[-1]] if said[1:] else [])]
-    )
+    """Return what an error is, and the last line that it says: of a traceback, the cause."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[-1] if lines else 'no reason given'}"

@@ -176,7 +176,11 @@ class Yard:
         )
 
     def _lost(self, job: Job, error: Exception) -> Iterator[Row]:
-        """Start again what a process had in hand that is gone."""
+        """Start again what a process had in hand that is gone, unless it could not even start."""
+        if getattr(error, "actor_init_failed", False):
+            fix = f"install the same on every node: pip install 'crowdrt[cluster]=={__version__}'"
+            yield failed(job, EngineError(one_line(error), fix=fix))
+            return
         lost = f"{job.host or 'its node'}: {one_line(error)}"
         if job.num_tries < MAX_TRIES:
             say(f"{job.target.name}: lost with {lost}; it is tried again")
