@@ -1,10 +1,12 @@
 """One thing that was tried: what it changes, against what it is held, and what was expected."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
+
+import onnx
 
 from crowdrt.benchmarks.labels import engine_label
 from crowdrt.contracts import Size, UInt8Image
@@ -82,7 +84,10 @@ class Attempt:
     num_images: int = 1  # that one run counts; its time is told per image
     exact: bool = True  # False: another number format, whose difference is only stated
     cells: int = 1  # both sides of the density map have to be multiples of this
-    about: str = field(default="")  # what a reader of the row must know
+    about: str = ""  # what a reader of the row must know
+    # (path) -> the changed graph, where the runtime rounds the changed form otherwise than the
+    # baseline: a code that falls the other way moves all behind it, so graphs are compared instead
+    written: Callable[..., onnx.ModelProto] | None = None
 
     def opener(self, setting: Setting, options: Mapping[str, Any] | None = None) -> Opener:
         """Return what opens its engine, in whatever process."""

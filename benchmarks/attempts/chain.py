@@ -1,7 +1,9 @@
 """A chain of layers in a graph, entered and left through nodes of another shape."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
+import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
 
@@ -95,13 +97,15 @@ def kernel_of(graph: onnx.GraphProto, conv: onnx.NodeProto) -> onnx.TensorProto:
     """Return the stored weights of a convolution: floats, or codes."""
     makers: Mapping[str, onnx.NodeProto] = {n: node for node in graph.node for n in node.output}
     name = origin(conv.input[1], makers)
-    found = next((value for value in graph.initializer if value.name == name), None)
+    found: onnx.TensorProto | None = next(
+        (value for value in graph.initializer if value.name == name), None
+    )
     if found is None:
         raise unfit(f"the weights of {name_of(conv)} are computed, not stored")
     return found
 
 
-def store(graph: onnx.GraphProto, name: str, values: object) -> str:
+def store(graph: onnx.GraphProto, name: str, values: npt.NDArray[Any]) -> str:
     """Store an array; return its name."""
     graph.initializer.append(numpy_helper.from_array(values, name))
     return name

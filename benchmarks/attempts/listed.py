@@ -9,6 +9,7 @@ from functools import partial
 from crowdrt.benchmarks.attempts.attempt import Attempt, Baseline, Prediction, Runtime
 from crowdrt.benchmarks.attempts.openers import (
     ThroughputHint,
+    float_layers,
     open_bf16,
     open_blocks,
     open_float_layers,
@@ -82,27 +83,31 @@ PHASES = (
     ),
 )
 
+ON_BLOCKS = (
+    "layers in front of the first pool run on blocks of 2x2 pixels, with four times the channels "
+    "at half the resolution"
+)
+TO_PIXELS = f"{ON_BLOCKS}; blocks become pixels again to be pooled"
+LARGEST = f"{ON_BLOCKS}; the pool is the largest of the four parts of a block's channels"
 FOUR_TIMES = "16 channels fill a quarter of a matrix tile's depth, 64 all of it"
 BLOCKS = (
     Attempt(
         name="blocks-openvino-int8",
-        changed="layers in front of the first pool run on blocks of 2x2 pixels, with four times "
-        "the channels at half the resolution; blocks become pixels again to be pooled",
+        changed=TO_PIXELS,
         baseline=OV_INT8,
-        prediction=Prediction(low=0.75, high=0.75, reason=f"{FOUR_TIMES}", earlier=BY_HAND),
+        prediction=Prediction(low=0.75, high=0.75, reason=FOUR_TIMES, earlier=BY_HAND),
         open=partial(open_blocks, runtime="openvino", pool="apart"),
     ),
     Attempt(
         name="blocks-max-openvino-int8",
-        changed="the same, and the pool is the largest of the four parts of a block's channels",
+        changed=LARGEST,
         baseline=OV_INT8,
-        prediction=Prediction(low=0.75, high=0.75, reason=f"{FOUR_TIMES}", earlier=BY_HAND),
+        prediction=Prediction(low=0.75, high=0.75, reason=FOUR_TIMES, earlier=BY_HAND),
         open=partial(open_blocks, runtime="openvino", pool="max"),
     ),
     Attempt(
         name="blocks-onnxruntime-int8",
-        changed="layers in front of the first pool run on blocks of 2x2 pixels; blocks become "
-        "pixels again to be pooled",
+        changed=TO_PIXELS,
         baseline=ORT_INT8,
         prediction=None,
         open=partial(open_blocks, runtime="onnxruntime", pool="apart"),
@@ -110,7 +115,7 @@ BLOCKS = (
     ),
     Attempt(
         name="blocks-max-onnxruntime-int8",
-        changed="the same, and the pool is the largest of the four parts of a block's channels",
+        changed=LARGEST,
         baseline=ORT_INT8,
         prediction=None,
         open=partial(open_blocks, runtime="onnxruntime", pool="max"),
@@ -147,8 +152,8 @@ TWO_IN_FLIGHT = (
         Prediction(
             low=0.8,
             high=0.95,
-            reason="the same, in layers that are shorter: the prototype took 84 to 91 ms per image "
-            "instead of 98 to 101",
+            reason="as with ONNX Runtime, in layers that are shorter, so that waiting is more of "
+            "them: the prototype took 84 to 91 ms per image instead of 98 to 101",
         ),
     ),
     Attempt(
@@ -218,6 +223,7 @@ def per_layer(runtime: Runtime, prediction: Prediction) -> Attempt:
         prediction=prediction,
         open=partial(open_float_layers, runtime=runtime),
         choose=faster_in_float,
+        written=partial(float_layers, runtime=runtime),
     )
 
 

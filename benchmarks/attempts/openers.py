@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+from onnx import numpy_helper
 
 from crowdrt.benchmarks.attempts.attempt import Opener, Runtime
 from crowdrt.benchmarks.attempts.phases import with_phases
@@ -43,6 +44,11 @@ def opened(model: onnx.ModelProto, runtime: Runtime, num_threads: int) -> Engine
     return OrtEngine(content, num_threads=num_threads)
 
 
+def as_written(model: onnx.ModelProto, num_threads: int) -> Engine:
+    """Return an engine that does what a graph says, node by node: Q/DQ round, the rest is float."""
+    return OrtEngine(model.SerializeToString(), num_threads=num_threads, optimise=False)
+
+
 def open_phases(path: Path, *, runtime: Runtime, num_threads: int) -> Engine:
     """Open a file with its dilated layers on phase images."""
     return opened(with_phases(prepared(path, runtime)), runtime, num_threads)
@@ -57,29 +63,36 @@ def open_float_layers(
     path: Path, *, runtime: Runtime, num_threads: int, layers: tuple[str, ...] = ()
 ) -> Engine:
     """Open an INT8 file with some of its layers computed in float."""
-    return opened(with_float_layers(prepared(path, runtime), layers), runtime, num_threads)
+    return opened(float_layers(path, runtime=runtime, layers=layers), runtime, num_threads)
+
+
+def float_layers(path: Path, *, runtime: Runtime, layers: tuple[str, ...] = ()) -> onnx.ModelProto:
+    """Return the graph of an INT8 file with some of its layers in float, as a runtime gets it."""
+    return with_float_layers(prepared(path, runtime), layers)
 
 
 def with_float_layers(model: onnx.ModelProto, layers: tuple[str, ...]) -> onnx.ModelProto:
     """Return a copy in which some convolutions multiply floats: what their codes mean.
 
     Raises:
-        EngineError: one is no convolution of stored codes.
+        EngineError: one is not there, or is no convolution of stored codes.
     """
     changed = onnx.ModelProto()
     changed.CopyFrom(model)
     graph = changed.graph
     makers = {name: node for node in graph.node for name in node.output}
     stored = {value.name: value for value in graph.initializer}
-    for conv in [node for node in graph.node if name_of(node) in layers]:
-        weights = constant_weights(conv.input[1], makers, stored)
-        if weights is None:
+    convs = {name_of(node): node for node in graph.node if node.op_type == "Conv"}
+    for name in layers:
+        conv = convs.get(name)
+        weights = None if conv is None else constant_weights(conv.input[1], makers, stored)
+        if conv is None or weights is None:
             raise EngineError(
-                f"{name_of(conv)} does not multiply stored codes",
-                fix="calibrate the network again: crowdrt calibrate MODEL.onnx --images DIR",
+                f"{name} is no convolution of stored codes",
+                fix=f"name one of {', '.join(convs)}",
             )
         conv.input[1] = f"{conv.input[1]}_float"
-        graph.initializer.append(onnx.numpy_helper.from_array(weights, conv.input[1]))
+        graph.initializer.append(numpy_helper.from_array(weights, conv.input[1]))
     drop_unread_nodes(graph)
     drop_unread(graph)
     return changed

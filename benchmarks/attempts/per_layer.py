@@ -5,7 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from crowdrt.benchmarks.attempts.attempt import Baseline, Choice, Setting
+from crowdrt.benchmarks.labels import significant
 from crowdrt.benchmarks.layers.measure import profile_layers
+from crowdrt.benchmarks.layers.peaks import PeakConfig
 from crowdrt.benchmarks.layers.records import LayerProfile
 from crowdrt.benchmarks.layers.worker import RunConfig
 from crowdrt.benchmarks.timing.race import Contender
@@ -14,6 +16,7 @@ from crowdrt.engines.store import EngineStore, runtime_version
 from crowdrt.onnx_file import graph_info
 
 SECONDS = 5.0  # of profiling each of the two files, beyond six runs
+UNREAD = PeakConfig(sides=(64,), seconds=0.01, copy_bytes=2**20)  # the race has peaks of its own
 
 
 def faster_in_float(setting: Setting, baseline: Baseline) -> Choice:
@@ -36,18 +39,18 @@ def faster_in_float(setting: Setting, baseline: Baseline) -> Choice:
             )
             engines.append((about, folder.path, path))
         profiles = profile_layers(
-            engines, setting.image, num_threads=setting.num_threads, runs=runs
+            engines, setting.image, num_threads=setting.num_threads, runs=runs, peaks=UNREAD
         )
     return choice_of(dict(zip(setting.files, profiles, strict=True)))
 
 
 def choice_of(profiles: Mapping[str, LayerProfile]) -> Choice:
     """Return the layers whose product of codes took longer than the FP32 file's of floats."""
-    floats = {layer.name: layer.ms for layer in profiles["fp32"].layers if is_product(layer.kind)}
+    in_float = {layer.name: layer.ms for layer in profiles["fp32"].layers if is_product(layer.kind)}
     times = {
-        layer.name: {"fp32_ms": floats[layer.name], "int8_ms": layer.ms}
+        layer.name: {"fp32_ms": in_float[layer.name], "int8_ms": layer.ms}
         for layer in profiles["int8"].layers
-        if is_product(layer.kind) and layer.precision == INT8 and layer.name in floats
+        if is_product(layer.kind) and layer.precision == INT8 and layer.name in in_float
     }
     slower = tuple(name for name, ms in times.items() if ms["int8_ms"] > ms["fp32_ms"])
     found = {"layers": times, "verdicts": [each.verdict for each in profiles.values()]}
@@ -57,5 +60,6 @@ def choice_of(profiles: Mapping[str, LayerProfile]) -> Choice:
     if times:
         closest = min(times, key=lambda name: times[name]["fp32_ms"] / times[name]["int8_ms"])
         ms = times[closest]
-        said += f"; the closest, {closest}: {ms['int8_ms']:.3g} ms, {ms['fp32_ms']:.3g} in FP32"
+        codes, floats = significant(ms["int8_ms"]), significant(ms["fp32_ms"])
+        said += f"; the closest, {closest}: {codes} ms, {floats} in FP32"
     return Choice(options=None, found=found, said=said)

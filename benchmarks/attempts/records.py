@@ -51,7 +51,8 @@ class Outcome:
     ratio: float | None = None  # of its median per image over the baseline's
     low: float | None = None  # its 95 % interval, as in `crowdrt diff`
     high: float | None = None
-    agreement: Agreement | None = None
+    agreement: Agreement | None = None  # with the baseline, in the runtime
+    written: Agreement | None = None  # of both graphs as they are written, where that is the proof
     found: Mapping[str, Any] | None = None  # what decided the form, measured before the race
     row: Measurement | None = None  # None: not raced
 
@@ -159,11 +160,13 @@ def raced_from(fields: dict[str, Any], source: str) -> Raced:
 
 def outcome_from(fields: dict[str, Any], source: str) -> Outcome:
     """Return an attempt."""
-    predicted, agreed, row = (fields.pop(name) for name in ("prediction", "agreement", "row"))
+    predicted, row = fields.pop("prediction"), fields.pop("row")
+    agreed, written = fields.pop("agreement"), fields.pop("written")
     return Outcome(
         **fields,
         prediction=None if predicted is None else Prediction(**predicted),
         agreement=None if agreed is None else Agreement(**agreed),
+        written=None if written is None else Agreement(**written),
         row=None if row is None else row_from(row, source),
     )
 

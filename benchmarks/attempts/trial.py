@@ -8,6 +8,7 @@ from typing import Any
 
 from crowdrt.benchmarks.attempts.agreement import Agreement, agreement, objection
 from crowdrt.benchmarks.attempts.attempt import Attempt, Baseline, Form, Opener, Setting
+from crowdrt.benchmarks.attempts.openers import as_written, prepared
 from crowdrt.benchmarks.attempts.records import Outcome, Raced, Trial
 from crowdrt.benchmarks.feeds import feeds_for
 from crowdrt.benchmarks.labels import size_label
@@ -18,7 +19,8 @@ from crowdrt.benchmarks.timing.machine import describe_machine
 from crowdrt.benchmarks.timing.race import Contender, RaceConfig, race
 from crowdrt.benchmarks.timing.verdict import has_failed
 from crowdrt.console import say
-from crowdrt.contracts import Feeds, GraphInfo, Measurement
+from crowdrt.contracts import Feeds, GraphInfo, Measurement, UInt8Image
+from crowdrt.engines.base import Engine
 from crowdrt.engines.machine import num_cores
 from crowdrt.engines.store import installed_engines, runtime_version
 from crowdrt.errors import BenchmarkError, CrowdRTError
@@ -35,6 +37,7 @@ class Entry:
     opener: Opener | None
     result: str = ""
     agreement: Agreement | None = None
+    written: Agreement | None = None
     found: Mapping[str, Any] | None = None
 
 
@@ -61,7 +64,7 @@ def try_all(
     setting = replace(setting, num_threads=setting.num_threads or num_cores())
     attempts, missing = installed(attempts)
     baselines = list(dict.fromkeys(attempt.baseline for attempt in attempts))
-    answers = {each: answer_of(setting, each) for each in baselines}
+    answers = {each: answer_to(setting.opener(each)(), setting.image) for each in baselines}
     entries = [entry_of(setting, each, answers[each.baseline]) for each in attempts]
     order = {"num_threads": setting.num_threads, "config": asdict(peaks or PeakConfig())}
     found = in_own_process(order, None)
@@ -143,35 +146,48 @@ def installed(attempts: Sequence[Attempt]) -> tuple[list[Attempt], list[Entry]]:
     ]
 
 
-def answer_of(setting: Setting, baseline: Baseline) -> Feeds:
-    """Return what a baseline answers for the photograph."""
-    engine = setting.opener(baseline)()
-    return engine.run(feeds_for(engine, setting.image))
+def answer_to(engine: Engine, image: UInt8Image) -> Feeds:
+    """Return what an engine answers for a photograph, (3, H, W)."""
+    return engine.run(feeds_for(engine, image))
 
 
 def entry_of(setting: Setting, attempt: Attempt, expected: Feeds) -> Entry:
     """Look at one attempt: choose its form, open it, and compare its answer."""
     say(f"{attempt.name}: checked against {attempt.baseline.name}")
-    choice = attempt.choose(setting, attempt.baseline) if attempt.choose else None
-    found = None if choice is None else {**choice.found, "said": choice.said}
-    if choice is not None and choice.options is None:
-        return Entry(attempt=attempt, opener=None, result=f"not raced: {choice.said}", found=found)
-    opener = attempt.opener(setting, choice.options if choice else None)
-    agreed = None
+    entry = Entry(attempt=attempt, opener=None)
     try:
-        engine = opener()
-        answer = engine.run(feeds_for(engine, setting.image))
-        agreed = agreement(expected, answer, attempt.baseline.form)
-        reason = objection(agreed) if attempt.exact else ""
+        options = None
+        if attempt.choose is not None:
+            choice = attempt.choose(setting, attempt.baseline)
+            entry = replace(entry, found={**choice.found, "said": choice.said})
+            options = choice.options
+            if options is None:
+                return replace(entry, result=f"not raced: {choice.said}")
+        opener = attempt.opener(setting, options)
+        entry = compared(replace(entry, opener=opener), setting, expected, options)
+        proof = entry.written or entry.agreement
+        reason = objection(proof) if attempt.exact and proof else ""
     except CrowdRTError as error:
         reason = error.problem
-    return Entry(
-        attempt=attempt,
-        opener=None if reason else opener,
-        result=f"refused: {reason}" if reason else "",
-        agreement=agreed,
-        found=found,
+    return replace(entry, opener=None, result=f"refused: {reason}") if reason else entry
+
+
+def compared(
+    entry: Entry, setting: Setting, expected: Feeds, options: Mapping[str, Any] | None
+) -> Entry:
+    """Return an attempt with how far its answer is from the baseline's, `expected`."""
+    attempt, form = entry.attempt, entry.attempt.baseline.form
+    assert entry.opener is not None
+    engine = entry.opener()
+    entry = replace(entry, agreement=agreement(expected, answer_to(engine, setting.image), form))
+    if attempt.written is None:
+        return entry
+    path = setting.files[form]
+    graphs = (prepared(path, attempt.baseline.runtime), attempt.written(path, **(options or {})))
+    before, after = (
+        answer_to(as_written(graph, setting.num_threads), setting.image) for graph in graphs
     )
+    return replace(entry, written=agreement(before, after, form))
 
 
 def contender(
@@ -208,6 +224,7 @@ def outcome_of(entry: Entry, rows: Mapping[str, Measurement]) -> Outcome:
         num_images=attempt.num_images,
         result=entry.result,
         agreement=entry.agreement,
+        written=entry.written,
         found=entry.found,
         row=row,
     )
