@@ -92,9 +92,8 @@ def test_on_real_streets_the_float_layer_keeps_counts(student, data_root, tmp_pa
 
 @pytest.mark.data
 def test_on_real_photographs_the_float_layer_keeps_counts_in_float16(student, data_root, tmp_path):
-    looked_at = [
-        part_of(sample.image, tmp_path) for sample in shanghaitech(data_root, "A", "train")[:200:100]
-    ]
+    two = shanghaitech(data_root, "A", "train")[:200:100]
+    looked_at = [part_of(sample.image, tmp_path) for sample in two]
     every = sorted(shanghaitech(data_root, "A", "test"), key=lambda sample: sample.annotated)
     test = every[:36:12]  # sparse ones, where float16 adds people
     config = CastConfig(num_images=2, tolerance=0.1)  # the gate judges, not the cast
