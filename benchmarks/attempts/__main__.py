@@ -11,10 +11,10 @@ from crowdrt.benchmarks.attempts.records import read_trial, write_trial
 from crowdrt.benchmarks.attempts.show import markdown, show
 from crowdrt.benchmarks.attempts.trial import try_all
 from crowdrt.benchmarks.timing.race import RaceConfig
-from crowdrt.console import tell
+from crowdrt.console import close_bars, say, tell
 from crowdrt.contracts import Size, UInt8Image, parse_size
 from crowdrt.data.synthetic.photographs import PX_PER_PERSON, crowd_photograph
-from crowdrt.entry import ctrl_c_passes, run_app
+from crowdrt.entry import run_app
 from crowdrt.errors import BenchmarkError
 
 SEED, FEWEST, MOST = 3, 100, 400  # the photograph of `crowdrt profile`
@@ -52,14 +52,18 @@ def main(
             f"{output} is there already, and no record is replaced",
             fix=f"name another file: -o {output.with_suffix('')}.2{output.suffix}",
         )
-    with ctrl_c_passes():
-        image = photograph(parse_size(size))
-        setting = Setting(files={"fp32": fp32, "int8": int8}, image=image, num_threads=threads)
+    image = photograph(parse_size(size))
+    setting = Setting(files={"fp32": fp32, "int8": int8}, image=image, num_threads=threads)
+    try:
         trial = try_all(setting, attempts, RaceConfig(budget_s=seconds))
-        show(trial)
-        if output is not None:
-            write_trial(output, trial)
-            tell(str(output))
+    except KeyboardInterrupt:
+        close_bars()
+        say("stopped; a race is recorded when it has ended, so nothing was")
+        raise typer.Exit(1) from None
+    show(trial)
+    if output is not None:
+        write_trial(output, trial)
+        tell(str(output))
 
 
 def chosen(names: list[str] | None) -> list[Attempt]:

@@ -147,3 +147,15 @@ def test_wrong_orders_are_refused_before_anything_runs(files, tmp_path):
         chosen(["faster"])
     assert "phases-onnxruntime-fp32" in error.value.fix
     assert photograph((96, 128)).shape == (3, 96, 128)
+
+
+def test_a_race_that_is_stopped_says_that_nothing_is_recorded(files, tmp_path, monkeypatch, capfd):
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("crowdrt.benchmarks.attempts.__main__.try_all", stopped)
+    path = tmp_path / "attempts.jsonl"
+    result = CliRunner().invoke(app, [str(files["fp32"]), str(files["int8"]), "-o", str(path)])
+    assert result.exit_code == 1
+    assert not path.exists()
+    assert "nothing was" in result.stderr + capfd.readouterr().err
