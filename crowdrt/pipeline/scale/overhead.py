@@ -8,7 +8,6 @@ processes is looked at twice a second.
 """
 
 import json
-import random
 import subprocess
 import sys
 import tempfile
@@ -47,7 +46,7 @@ class Run:
     wall_s: float  # of the command, its start included
     photographs_per_s: float  # as the command says: from the first process's start
     photographs: int
-    mib: Sequence[float]  # of the command and its workers together, every `LOOK_S`
+    mib: Sequence[float]  # of the command and its workers, every `LOOK_S`; not Ray's own processes
 
 
 @app.command()
@@ -59,7 +58,7 @@ def main(
     out: Annotated[Path | None, typer.Option("-o", help="A JSON file.")] = None,
 ) -> None:
     """Count by processes and by Ray actors in turns, and say what the second costs."""
-    orders = [random.Random(k).sample((LOCAL, CLUSTER), 2) for k in range(rounds)]
+    orders = [(LOCAL, CLUSTER) if k % 2 == 0 else (CLUSTER, LOCAL) for k in range(rounds)]
     turns = track([crew for order in orders for crew in order], "counting", 2 * rounds)
     runs = [counted(crew, engine, photos, cluster) for crew in turns]
     found = summary(runs)
@@ -83,7 +82,7 @@ def counted(crew: str, engine: Path, photos: Sequence[str], cluster: str) -> Run
         with subprocess.Popen(
             [*command, "-o", f"{folder}/out", "--json"], stdout=subprocess.PIPE, stderr=said
         ) as process:
-            mib = list(memory_of(process, crew))
+            looks = list(looks_at(process, crew))
             wall_s = time.monotonic() - start
             assert process.stdout is not None
             answer = process.stdout.read()
@@ -94,31 +93,41 @@ def counted(crew: str, engine: Path, photos: Sequence[str], cluster: str) -> Run
                 fix="see that the command itself works: " + " ".join([*command, "-o", "OUT"]),
             )
     tally = json.loads(answer)
+    if crew == CLUSTER and not any(number for _, number in looks):
+        raise EngineError(
+            "no Ray actor was seen on this machine while they counted",
+            fix="start the cluster here, as this user: ray start --head",
+        )
     return Run(
-        crew=crew, wall_s=wall_s, mib=mib, photographs=tally["num_counted"],
+        crew=crew, wall_s=wall_s, mib=[mib for mib, _ in looks], photographs=tally["num_counted"],
         photographs_per_s=tally["photographs_per_s"],
     )  # fmt: skip
 
 
-def memory_of(process: subprocess.Popen[bytes], crew: str) -> Iterator[float]:
-    """Yield the memory in MiB of a run's processes, every `LOOK_S`, until it ends."""
+def looks_at(process: subprocess.Popen[bytes], crew: str) -> Iterator[tuple[float, int]]:
+    """Yield memory in MiB and how many actors there are, every `LOOK_S`, until a run ends."""
     while process.poll() is None:
-        yield sum(map(private_mib, of_run(process.pid, crew)))
+        below = processes_below(process.pid)
+        acting = actors() if crew == CLUSTER else []
+        yield sum(map(private_mib, [*below, *acting])), len(acting)
         with suppress(subprocess.TimeoutExpired):
             process.wait(LOOK_S)
 
 
-def of_run(pid: int, crew: str) -> list[int]:
-    """Return the processes of a run: all below its command, and actors, which a raylet starts."""
+def processes_below(pid: int) -> list[int]:
+    """Return a process and all that it or its children started."""
     children: dict[int, list[int]] = {}
     for child, parent in parents():
         children.setdefault(parent, []).append(child)
     found = [pid]
     for each in found:  # which grows
         found += children.get(each, [])
-    if crew == CLUSTER:
-        found += [each for below in children.values() for each in below if is_actor(each)]
     return found
+
+
+def actors() -> list[int]:
+    """Return this machine's actors that count, which a raylet started and not their command."""
+    return [pid for pid, _ in parents() if is_actor(pid)]
 
 
 def parents() -> Iterator[tuple[int, int]]:
@@ -144,14 +153,14 @@ def private_mib(pid: int) -> float:
 
 
 def summary(runs: Sequence[Run]) -> dict[str, Any]:
-    """Return rates, what the cluster costs, and whether memory grows within a run."""
+    """Return rates, what the cluster costs, and memory in the second and the last fifth of runs."""
     found: dict[str, Any] = {}
     for crew in (LOCAL, CLUSTER):
         ours = [run for run in runs if run.crew == crew]
         found[crew] = {
             "photographs_per_s": median(run.photographs_per_s for run in ours),
             "with_start_per_s": median(run.photographs / run.wall_s for run in ours),
-            "mib_early": median(part_of(run.mib, 2) for run in ours),
+            "mib_early": median(part_of(run.mib, 1) for run in ours),
             "mib_late": median(part_of(run.mib, 4) for run in ours),
             "mib_peak": max(max(run.mib, default=0.0) for run in ours),
         }
