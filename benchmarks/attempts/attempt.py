@@ -26,7 +26,7 @@ class Prediction:
     low: float  # of its time over the baseline's: 0.75 is a quarter faster
     high: float
     reason: str
-    earlier: str = ""  # where it was made, if it is older than the list of attempts
+    earlier: str = ""  # what had been measured elsewhere or by hand, and was known when it was made
 
 
 @dataclass(frozen=True, kw_only=True)

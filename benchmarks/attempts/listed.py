@@ -1,7 +1,7 @@
 """The attempts, each with what was expected of it before it was measured here.
 
 A prediction is never edited once a record of it exists: a new idea is a new attempt. `earlier` says
-of those that are older than this list where they were made.
+of those that follow measurements elsewhere, or by hand, which these were.
 """
 
 from functools import partial
@@ -25,8 +25,8 @@ ORT_INT8 = Baseline(runtime="onnxruntime", form="int8")
 OV_FP32 = Baseline(runtime="openvino", form="fp32")
 OV_INT8 = Baseline(runtime="openvino", form="int8")
 
-PROTOTYPE = "measurements of a prototype on two Zen 3 cores, without VNNI"
-BY_HAND = "a trial by hand on this kind of machine, whose outcome was known when this was written"
+PROTOTYPE = "after measurements of a prototype on two Zen 3 cores, without VNNI"
+BY_HAND = "made before a trial by hand on this kind of machine, whose outcome was known by now"
 PER_IMAGE = "throughput, not latency: the time of a run over the two images that it counts"
 
 
@@ -153,7 +153,8 @@ TWO_IN_FLIGHT = (
             low=0.8,
             high=0.95,
             reason="as with ONNX Runtime, in layers that are shorter, so that waiting is more of "
-            "them: the prototype took 84 to 91 ms per image instead of 98 to 101",
+            "them: 84 to 91 ms per image instead of 98 to 101 there",
+            earlier=PROTOTYPE,
         ),
     ),
     Attempt(

@@ -103,7 +103,7 @@ def notes(trial: Trial) -> list[str]:
         "photograph",
     ]
     marks = (
-        (EARLIER, "predicted elsewhere, before the list of attempts was written"),
+        (EARLIER, "not blind: something like it had been measured elsewhere, or by hand"),
         (PER_IMAGE, "throughput, not latency: a run counts two images at once"),
         (OTHER_FORMAT, "another number format, not exact"),
         (

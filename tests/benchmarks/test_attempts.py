@@ -9,7 +9,15 @@ from small_students import write_student
 from crowdrt.benchmarks.attempts import phases
 from crowdrt.benchmarks.attempts.agreement import TOLERANCE, Agreement, agreement, objection
 from crowdrt.benchmarks.attempts.attempt import Attempt, Setting
-from crowdrt.benchmarks.attempts.listed import ATTEMPTS, ORT_FP32, ORT_INT8, PER_LAYER
+from crowdrt.benchmarks.attempts.listed import (
+    ATTEMPTS,
+    OPTIONS,
+    ORT_FP32,
+    ORT_INT8,
+    OTHER_FORMATS,
+    OV_FP32,
+    PER_LAYER,
+)
 from crowdrt.benchmarks.attempts.openers import (
     ThroughputHint,
     TwoEngines,
@@ -24,6 +32,7 @@ from crowdrt.benchmarks.attempts.stem import kernel_of_blocks, with_blocks
 from crowdrt.benchmarks.attempts.trial import answer_to, check_files, check_size, entry_of
 from crowdrt.benchmarks.layers.records import LayerProfile
 from crowdrt.engines.layers.layer import EngineLayer
+from crowdrt.engines.machine import cpu
 from crowdrt.engines.store import installed_engines
 from crowdrt.errors import BenchmarkError, EngineError
 
@@ -236,6 +245,34 @@ def test_layers_that_are_slower_in_int8_are_chosen_and_none_is_said_with_its_num
         "3.00 in FP32"
     )
     assert none.found["layers"] == {"first": {"fp32_ms": 3.0, "int8_ms": 2.0}}
+
+
+def test_options_of_onnx_runtime_reach_it(setting):
+    seen = {}
+    for attempt in OPTIONS:
+        engine = attempt.opener(setting)()
+        options = engine._session.get_session_options()
+        kept = (options.enable_mem_pattern, options.enable_cpu_mem_arena)
+        seen[attempt.name.split("-onnx")[0]] = (*kept, engine.config)
+    own = setting.opener(ORT_FP32)().config
+    spinning = {**own, "session.intra_op.allow_spinning": "0"}
+    assert own != spinning
+    assert seen == {
+        "no-spinning": (True, True, spinning),
+        "no-memory-pattern": (False, True, own),
+        "no-arena": (True, False, own),
+        "unsigned-weights": (True, True, {**own, "session.x64quantprecision": "1"}),
+    }
+
+
+def test_bfloat16_is_what_openvino_computes_in_where_it_is_asked(setting):
+    skip_without("openvino")
+    exact = setting.opener(OV_FP32)().compiled.get_property("INFERENCE_PRECISION_HINT")
+    free = OTHER_FORMATS[0].opener(setting)().compiled.get_property("INFERENCE_PRECISION_HINT")
+    assert exact.to_string() == "f32"
+    assert free.to_string() in ("bf16", "f32")  # a CPU without bfloat16 keeps floats
+    if "amx_bf16" in cpu()[1]:
+        assert free.to_string() == "bf16"
 
 
 class Meeting:
