@@ -47,11 +47,7 @@ def main(
             fix="python -m crowdrt.benchmarks.attempts student.onnx student.int8.onnx",
         )
     attempts = chosen(only)
-    if output is not None and output.exists():
-        raise BenchmarkError(
-            f"{output} is there already, and no record is replaced",
-            fix=f"name another file: -o {output.with_suffix('')}.2{output.suffix}",
-        )
+    refuse_to_replace(output)
     image = photograph(parse_size(size))
     setting = Setting(files={"fp32": fp32, "int8": int8}, image=image, num_threads=threads)
     try:
@@ -64,6 +60,15 @@ def main(
     if output is not None:
         write_trial(output, trial)
         tell(str(output))
+
+
+def refuse_to_replace(output: Path | None) -> None:
+    """Refuse a record that is there already, before anything is measured."""
+    if output is not None and output.exists():
+        raise BenchmarkError(
+            f"{output} is there already, and no record is replaced",
+            fix=f"name another file: -o {output.with_suffix('')}.2{output.suffix}",
+        )
 
 
 def chosen(names: list[str] | None) -> list[Attempt]:

@@ -68,16 +68,7 @@ def try_all(
     entries = [entry_of(setting, each, answers[each.baseline]) for each in attempts]
     order = {"num_threads": setting.num_threads, "config": asdict(peaks or PeakConfig())}
     found = in_own_process(order, None)
-    contenders = [
-        contender(each.name, each, setting.opener(each), setting, infos) for each in baselines
-    ]
-    contenders += [
-        contender(each.attempt.name, each.attempt.baseline, each.opener, setting, infos)
-        for each in entries
-        if each.opener is not None
-    ]
-    config = replace(config, num_threads=setting.num_threads)
-    rows = {row.name: row for row in race(contenders, setting.image, config)}
+    rows = raced(setting, baselines, entries, infos, config)
     macs = graph_size(read_onnx(setting.files["fp32"]), setting.size).macs
     return Trial(
         size=setting.size,
@@ -91,6 +82,26 @@ def try_all(
         ),
         outcomes=tuple(outcome_of(each, rows) for each in [*entries, *missing]),
     )
+
+
+def raced(
+    setting: Setting,
+    baselines: Sequence[Baseline],
+    entries: Sequence[Entry],
+    infos: Mapping[Form, GraphInfo],
+    config: RaceConfig,
+) -> dict[str, Measurement]:
+    """Race baselines and what was not refused; return the rows by name."""
+    contenders = [
+        contender(each.name, each, setting.opener(each), setting, infos) for each in baselines
+    ]
+    contenders += [
+        contender(each.attempt.name, each.attempt.baseline, each.opener, setting, infos)
+        for each in entries
+        if each.opener is not None
+    ]
+    config = replace(config, num_threads=setting.num_threads)
+    return {row.name: row for row in race(contenders, setting.image, config)}
 
 
 def check_files(setting: Setting) -> dict[Form, GraphInfo]:
