@@ -37,6 +37,8 @@ from crowdrt.manifest import fingerprint, sha256_file, sweep, write_folder_whole
 from crowdrt.onnx_file import external_files
 
 MANIFEST = "engine.json"
+# what reading a manifest meets that is none, or is nested without end
+DAMAGED = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 STALE_S = 3600.0  # a temporary folder this old belongs to a build that was killed
 STALE_GPU_S = 24 * 3600.0  # the same for TensorRT, which may try kernels for hours
 
@@ -320,7 +322,7 @@ def read_built(path: Path) -> StoredEngine:
             num_threads=int(identity["options"].get("num_threads", 0)),
             open=kind.opener(content, document),
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (*DAMAGED, OSError) as error:
         raise EngineError(
             f"{path} is no engine folder, or a damaged one: {error}", fix=rebuild(path)
         ) from error

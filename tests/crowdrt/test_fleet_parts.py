@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import sys
 import uuid
 from pathlib import Path
@@ -21,7 +22,7 @@ from crowdrt.engines.signing import SIGNATURE, VERIFY_KEY
 from crowdrt.engines.store import MANIFEST, read_built
 from crowdrt.engines.trt.building.options import PlanOptions, parse_shape
 from crowdrt.errors import CrowdRTError, EngineError
-from crowdrt.pipeline.fleet import run, yard
+from crowdrt.pipeline.fleet import run, shared, yard
 from crowdrt.pipeline.fleet.run import build_for_fleet
 from crowdrt.pipeline.fleet.shared import place_of, publish, read_finished
 from crowdrt.pipeline.fleet.targets import Fleet, Target, read_fleet
@@ -301,6 +302,7 @@ def damage(place, folder, name, content):
         (MANIFEST, None, ""),
         (MANIFEST, b"{", "its manifest is damaged"),
         (MANIFEST, b"[]", "its manifest is damaged"),
+        (MANIFEST, b"[" * 100_000, "its manifest is damaged"),
         (MANIFEST, b'{"identity": {}, "sha256": ""}', "its manifest is that of"),
         ("engine.onnx", None, "engine.onnx is missing"),
         ("engine.onnx", b"cut", "engine.onnx is missing, was altered or cut short"),
@@ -358,6 +360,74 @@ def test_another_run_that_writes_the_same_engine_is_noticed(store, engine, monke
     monkeypatch.setattr(type(place), "write", beside)
     with pytest.raises(EngineError, match="another run writes it"):
         publish(place, key, "onnxruntime", files)
+
+
+def leave_a_loop(path):
+    path.symlink_to(path.name)
+
+
+def leave_a_long_file(path):
+    with path.open("wb") as file:
+        file.truncate(shared.MAX_TEXT_BYTES + 1)
+
+
+BLOCKED = [
+    (Path.mkdir, "is no ordinary file"),
+    (os.mkfifo, "is no ordinary file"),
+    (leave_a_loop, "cannot be opened: Too many levels of symbolic links"),
+    (leave_a_long_file, "has more than 16,777,216 bytes"),
+]
+
+
+@pytest.mark.parametrize(("leave", "why"), BLOCKED)
+def test_a_manifest_that_cannot_be_read_does_not_end_the_others(give, tmp_path, leave, why):
+    other = Target(name="other", resource="BOX", num_threads=2)
+    fleet = fleet_of(BOX_TARGET, other, store=str(tmp_path / "engines"))
+    there, _ = give(Nodes(BOX_NODE), fleet)
+    (manifest := Path(there.where) / MANIFEST).unlink()
+    leave(manifest)
+    rows = give(Nodes(BOX_NODE), fleet)
+    assert [row.status for row in rows] == ["failed", "found"]
+    assert why in rows[0].why
+    assert rows[0].fix
+
+
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (OSError(5, "Input/output error"), "Input/output error"),
+        (MemoryError(), "out of memory"),
+        (RecursionError("too deep"), "RecursionError: too deep"),
+    ],
+)
+def test_what_a_store_raises_does_not_end_the_others(give, bucket, monkeypatch, error, why):
+    look = yard.read_finished
+    raised = []
+
+    def look_once(*args):
+        if not raised:
+            raised.append(error)
+            raise error
+        return look(*args)
+
+    monkeypatch.setattr(yard, "read_finished", look_once)
+    other = Target(name="other", resource="BOX", num_threads=2)
+    nodes = Nodes(BOX_NODE)
+    rows = give(nodes, fleet_of(BOX_TARGET, other, store=bucket))
+    assert [row.status for row in rows] == ["failed", "built"]
+    assert why in rows[0].why
+    assert nodes.killed == 2
+
+
+def test_a_file_in_a_bucket_that_is_too_long_is_not_read(bucket, monkeypatch):
+    place = place_of(bucket)
+    for name, limit in ((MANIFEST, "MAX_TEXT_BYTES"), ("engine.plan", "MAX_BYTES")):
+        monkeypatch.setattr(shared, limit, 8)
+        place.write(name, b"eight at")
+        assert place.read(name) == b"eight at"
+        place.write(name, b"nine byte")
+        with pytest.raises(EngineError, match="more than 8 bytes"):
+            place.read(name)
 
 
 # what is done with nodes

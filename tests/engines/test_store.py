@@ -126,6 +126,7 @@ DAMAGES = {
     "no manifest": lambda folder: (folder / MANIFEST).unlink(),
     "half a manifest": lambda folder: os.truncate(folder / MANIFEST, 100),
     "an empty manifest": lambda folder: (folder / MANIFEST).write_text("[]"),
+    "a manifest without end": lambda folder: (folder / MANIFEST).write_text("[" * 100_000),
     "another layout": lambda folder: edit_manifest(
         folder, lambda d: d["identity"].update(format=0)
     ),

@@ -8,6 +8,7 @@ folder or a URL; object stores write a file whole or not at all.
 import contextlib
 import hashlib
 import json
+import stat
 import tempfile
 import uuid
 from dataclasses import dataclass
@@ -15,15 +16,18 @@ from pathlib import Path
 from typing import Protocol
 
 from crowdrt.console import say
+from crowdrt.data.images import cannot_open
 from crowdrt.engines.signing import SIGNATURE, check_signed_with, sign
-from crowdrt.engines.store import KINDS, MANIFEST
+from crowdrt.engines.store import DAMAGED, KINDS, MANIFEST
 from crowdrt.engines.trt.building.build import INSPECTOR
 from crowdrt.errors import CrowdRTError, EngineError
 from crowdrt.lazy import require
 from crowdrt.manifest import cannot_write, fingerprint, write_whole
-from crowdrt.pipeline.scale.stores import EXTRA, is_url, opening_store
+from crowdrt.pipeline.scale.stores import EXTRA, is_url, opening_store, read_at_most
 
 Files = dict[str, bytes]  # of an engine's folder, by name
+MAX_BYTES = 4 << 30  # of an engine's file; that of a network of this project has below 1 GB
+MAX_TEXT_BYTES = 16 << 20  # of a manifest or a signature, which have some KB
 
 
 class Place(Protocol):
@@ -34,7 +38,11 @@ class Place(Protocol):
         ...
 
     def read(self, name: str) -> bytes | None:
-        """Return a file's bytes; None where there is none."""
+        """Return a file's bytes; None where there is none.
+
+        Raises:
+            CrowdRTError: it cannot be read, is no file, or too long for its name.
+        """
         ...
 
     def write(self, name: str, content: bytes) -> None:
@@ -58,10 +66,18 @@ class Folder:
 
     def read(self, name: str) -> bytes | None:
         """See `Place`."""
+        path = self.root / name
         try:
-            return (self.root / name).read_bytes()
+            there = path.stat()
+            if not stat.S_ISREG(there.st_mode):  # a pipe would be waited for, for ever
+                raise EngineError(f"{path} is no ordinary file", fix=f"remove it: rm -r '{path}'")
+            check_length(there.st_size, name, str(path))
+            with path.open("rb") as file:
+                return file.read(there.st_size)  # no more: files of the kernel say 0, and may block
         except (FileNotFoundError, NotADirectoryError):
             return None
+        except OSError as error:
+            raise cannot_open(path, error) from error
 
     def write(self, name: str, content: bytes) -> None:
         """See `Place`."""
@@ -90,9 +106,12 @@ class Remote:
         """See `Place`."""
         with opening_store(self.where(name)) as (store, place):
             try:
-                return bytes(store.cat_file(place))
+                with store.open(place, "rb") as file:
+                    content = read_at_most(file, max_bytes(name) + 1)
             except FileNotFoundError:
                 return None
+        check_length(len(content), name, self.where(name))
+        return content
 
     def write(self, name: str, content: bytes) -> None:
         """See `Place`."""
@@ -107,6 +126,24 @@ class Remote:
         """See `Place`."""
         with opening_store(self.where(name), to_be="written") as (store, place):
             store.rm_file(place)
+
+
+def max_bytes(name: str) -> int:
+    """Return how long a file may be, by its place in the store."""
+    return MAX_TEXT_BYTES if name.endswith((MANIFEST, SIGNATURE)) else MAX_BYTES
+
+
+def check_length(num_bytes: int, name: str, where: str) -> None:
+    """Refuse a file that is too long for what its name says.
+
+    Raises:
+        EngineError: it is.
+    """
+    if num_bytes > max_bytes(name):
+        raise EngineError(
+            f"{where} has more than {max_bytes(name):,} bytes, too many for what it should be",
+            fix="remove it, then give the same command again",
+        )
 
 
 def place_of(store: str) -> Place:
@@ -181,7 +218,7 @@ def check_engine(files: Files, key: str, engine: str) -> None:
         hashes = {KINDS[engine].file: document["sha256"]}
         if "inspector_sha256" in document:
             hashes[INSPECTOR] = document["inspector_sha256"]
-    except (KeyError, TypeError, ValueError) as error:
+    except DAMAGED as error:
         raise EngineError(f"its manifest is damaged: {error!r}", fix=fix) from error
     if said != key:
         raise EngineError(f"its manifest is that of {said}", fix=fix)

@@ -34,6 +34,7 @@ from crowdrt.pipeline.scale.parcel import Parcel
 MAX_TRIES = 3  # of a target whose node or process is lost
 POLL_S = 5.0  # between looks at which nodes there are
 REPORT_S = 60.0  # between lines on what is going on
+REFUSED = (CrowdRTError, OSError, MemoryError, RecursionError)  # by a store, or by what is in it
 
 
 class Yard:
@@ -120,8 +121,8 @@ class Yard:
             else:
                 self._dismiss(job)  # its node is free while the engine is written
                 row = self._built(job, answer)
-        except CrowdRTError as error:
-            row = failed(job, error)
+        except REFUSED as error:  # what one engine meets does not end the others
+            row = failed(job, what_failed(error))
         if row is not None:
             self._dismiss(job)
             yield row
