@@ -26,9 +26,18 @@ def sign(folder: Path, manifest: bytes, key: Path) -> None:
     Raises:
         EngineError: the key cannot be read, or is of another kind.
     """
-    private = load_key(key, private=True)
+    signature = signature_of(manifest, key)
     with write_whole(folder / SIGNATURE) as temporary:
-        temporary.write_bytes(private.sign(CONTEXT + manifest))
+        temporary.write_bytes(signature)
+
+
+def signature_of(manifest: bytes, key: Path) -> bytes:
+    """Return the signature of a manifest.
+
+    Raises:
+        EngineError: the key cannot be read, or is of another kind.
+    """
+    return bytes(load_key(key, private=True).sign(CONTEXT + manifest))
 
 
 def check_key(key: Path) -> None:
@@ -46,7 +55,7 @@ def check_signature(folder: Path, manifest: bytes) -> None:
     """
     public = verify_key()
     if public is not None:
-        _verify(folder, manifest, public)
+        _verify(_signature_in(folder), manifest, public, str(folder))
 
 
 def verify_key() -> Any:
@@ -65,18 +74,40 @@ def check_signed_with(folder: Path, manifest: bytes, key: Path) -> None:
     Raises:
         EngineError: there is no signature, or it is of another manifest or key.
     """
-    _verify(folder, manifest, load_key(key, private=True).public_key())
+    check_signature_of(_signature_in(folder), manifest, key, source=str(folder))
 
 
-def _verify(folder: Path, manifest: bytes, public: Any) -> None:
-    invalid = require("cryptography.exceptions", extra="signing").InvalidSignature
+def check_signature_of(signature: bytes, manifest: bytes, key: Path, *, source: str) -> None:
+    """Refuse a signature that this private key has not made.
+
+    Args:
+        signature: what lies beside the manifest; empty where nothing does.
+        manifest: what was signed.
+        key: an Ed25519 private key (PEM).
+        source: what is refused, for the message.
+
+    Raises:
+        EngineError: there is none, or it is of another manifest or key.
+    """
+    _verify(signature, manifest, load_key(key, private=True).public_key(), source)
+
+
+def _signature_in(folder: Path) -> bytes:
     try:
-        public.verify((folder / SIGNATURE).read_bytes(), CONTEXT + manifest)
-    except OSError as error:
-        raise EngineError(f"{folder} is not signed", fix=sign_fix()) from error
+        return (folder / SIGNATURE).read_bytes()
+    except OSError:
+        return b""
+
+
+def _verify(signature: bytes, manifest: bytes, public: Any, source: str) -> None:
+    invalid = require("cryptography.exceptions", extra="signing").InvalidSignature
+    if not signature:  # a store in which nothing may be removed has an empty one
+        raise EngineError(f"{source} is not signed", fix=sign_fix())
+    try:
+        public.verify(signature, CONTEXT + manifest)
     except invalid as error:
         raise EngineError(
-            f"{folder} was altered, or signed with another key than the one asked for",
+            f"{source} was altered, or signed with another key than the one asked for",
             fix=sign_fix(),
         ) from error
 

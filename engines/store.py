@@ -136,8 +136,8 @@ class EngineStore:
             plan = replace(plan or PlanOptions(), timings=self.root / TIMINGS)
         options = num_threads if plan is None else plan
         identity = engine_identity(onnx_path, engine, options)
-        key = fingerprint(identity)[:16]
-        path = self.root / f"{key}-{engine}"
+        key = key_of(identity)
+        path = self.root / folder_name(key, engine)
         if KINDS[engine].on_gpu and sign_key is None:
             check_loadable(path)
         reused = _is_sound(path, sign_key)
@@ -175,7 +175,7 @@ def check_options(engine: str, plan: PlanOptions | None, sign_key: Path | None) 
 
 
 def engine_identity(onnx_path: Path, engine: str, options: int | PlanOptions) -> dict[str, Any]:
-    """Return everything that decides a built engine; its fingerprint is the key."""
+    """Return everything that decides a built engine; `key_of` it is the key."""
     return {
         "onnx_sha256": content_sha256(onnx_path),
         "engine": engine,
@@ -185,6 +185,16 @@ def engine_identity(onnx_path: Path, engine: str, options: int | PlanOptions) ->
         "crowdrt": __version__,
         "format": KINDS[engine].format,
     }
+
+
+def key_of(identity: Mapping[str, Any]) -> str:
+    """Return the key of an engine's identity, 16 hex digits."""
+    return fingerprint(identity)[:16]
+
+
+def folder_name(key: str, engine: str) -> str:
+    """Return the name of an engine's folder in a store."""
+    return f"{key}-{engine}"
 
 
 def content_sha256(onnx_path: Path) -> str:
@@ -317,7 +327,7 @@ def read_built(path: Path) -> StoredEngine:
         stored = StoredEngine(
             engine=name,
             engine_version=version,
-            key=fingerprint(identity)[:16],
+            key=key_of(identity),
             sha256=hashlib.sha256(content).hexdigest(),
             num_threads=int(identity["options"].get("num_threads", 0)),
             open=kind.opener(content, document),

@@ -5,6 +5,7 @@ import json
 import os
 import sys
 import uuid
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -26,6 +27,7 @@ from crowdrt.pipeline.fleet import run, shared, yard
 from crowdrt.pipeline.fleet.run import build_for_fleet
 from crowdrt.pipeline.fleet.shared import place_of, publish, read_finished
 from crowdrt.pipeline.fleet.targets import Fleet, Target, read_fleet
+from crowdrt.pipeline.stages import default_store
 
 STORE = 'store = "engines"\n'
 BOX = '[[target]]\nname = "box"\nresource = "BOX"\n'
@@ -332,7 +334,7 @@ def test_a_run_that_is_killed_between_file_and_manifest_leaves_no_engine(
     write = type(place).write
 
     def killed(self, name, content):
-        if name.endswith(MANIFEST):
+        if name.endswith(MANIFEST) and content:
             raise KeyboardInterrupt
         write(self, name, content)
 
@@ -341,7 +343,7 @@ def test_a_run_that_is_killed_between_file_and_manifest_leaves_no_engine(
         with pytest.raises(KeyboardInterrupt):
             publish(place, key, "onnxruntime", files)
     assert place.read(f"{key}-onnxruntime/engine.onnx") == files["engine.onnx"]
-    assert place.read(f"{key}-onnxruntime/{MANIFEST}") is None
+    assert not place.read(f"{key}-onnxruntime/{MANIFEST}")
     assert read_finished(place, key, "onnxruntime", None) is None
     publish(place, key, "onnxruntime", files)
     assert read_finished(place, key, "onnxruntime", None) == files
@@ -354,7 +356,7 @@ def test_another_run_that_writes_the_same_engine_is_noticed(store, engine, monke
 
     def beside(self, name, content):
         write(self, name, content)
-        if name.endswith(MANIFEST):
+        if name.endswith(MANIFEST) and content:
             write(self, f"{key}-onnxruntime/engine.onnx", b"of another run")
 
     monkeypatch.setattr(type(place), "write", beside)
@@ -430,6 +432,48 @@ def test_a_file_in_a_bucket_that_is_too_long_is_not_read(bucket, monkeypatch):
             place.read(name)
 
 
+def test_a_store_in_which_nothing_may_be_removed_takes_an_engine_again(store, engine, monkeypatch):
+    key, files = engine
+    place = place_of(store)
+    publish(place, key, "onnxruntime", {**files, "engine.onnx": b"cut"})
+
+    def refuse(*_):
+        raise EngineError("nothing may be removed", fix="ask")
+
+    monkeypatch.setattr(type(place), "remove", refuse)
+    publish(place, key, "onnxruntime", files)
+    assert read_finished(place, key, "onnxruntime", None) == files
+
+
+def test_a_signature_of_what_was_there_before_does_not_stay(store, engine):
+    key, files = engine
+    place = place_of(store)
+    publish(place, key, "onnxruntime", {**files, SIGNATURE: b"of another manifest"})
+    assert read_finished(place, key, "onnxruntime", None)[SIGNATURE] == b"of another manifest"
+    publish(place, key, "onnxruntime", files)
+    assert not place.read(f"{key}-onnxruntime/{SIGNATURE}")
+    assert read_finished(place, key, "onnxruntime", None) == files
+
+
+def test_a_bucket_that_is_not_there_is_not_made(monkeypatch):
+    made = []
+
+    def pipe_file(place, _):
+        if not made:
+            raise FileNotFoundError(place)
+
+    def buckets(url, **_):
+        there = SimpleNamespace(pipe_file=pipe_file, mkdir=lambda place, **_: made.append(place))
+        return there, url.partition("://")[2]
+
+    monkeypatch.setattr("fsspec.core.url_to_fs", buckets)
+    with pytest.raises(CrowdRTError, match=r"s3://typo/\.\w+ does not exist"):
+        shared.check_writable(shared.Remote("s3://typo"))
+    assert not made
+    shared.Remote("s3://bucket").write("key-onnxruntime/engine.onnx", b"whole")
+    assert made == ["bucket/key-onnxruntime"]
+
+
 # what is done with nodes
 
 
@@ -452,6 +496,41 @@ def test_a_damaged_engine_is_built_again(give, bucket):
     assert again.status == "built"
     assert again.why.endswith("had built it before")  # in its own store, which is whole
     assert fsspec.filesystem("memory").cat_file(place) == whole
+
+
+def test_what_lies_beside_an_engine_on_its_node_is_not_sent(give, tmp_path, monkeypatch):
+    build = yard.Builder.build
+    sent = []
+
+    def keep(self):
+        built = build(self)
+        sent.extend(built.files)
+        return built
+
+    monkeypatch.setattr(yard.Builder, "build", keep)
+    give(Nodes(BOX_NODE), fleet_of(BOX_TARGET, store=str(tmp_path / "one")))
+    assert sorted(sent) == [MANIFEST, "engine.onnx"]
+    (folder,) = default_store().glob("*-onnxruntime")
+    (stray := folder / ".nfs0001").write_bytes(b"open")
+    sent.clear()
+    give(Nodes(BOX_NODE), fleet_of(BOX_TARGET, store=str(tmp_path / "other")))
+    assert stray.exists()
+    assert sorted(sent) == [MANIFEST, "engine.onnx"]
+
+
+def test_a_node_cannot_name_what_is_written(give, tmp_path, monkeypatch):
+    build = yard.Builder.build
+
+    def add(self):
+        built = build(self)
+        return replace(built, files={**built.files, "../../outside": b"!", ".nfs0001": b"!"})
+
+    monkeypatch.setattr(yard.Builder, "build", add)
+    (row,) = give(Nodes(BOX_NODE), fleet_of(BOX_TARGET, store=str(tmp_path / "engines")))
+    written = sorted(str(path.relative_to(row.where)) for path in Path(row.where).iterdir())
+    assert written == [MANIFEST, "engine.onnx"]
+    assert [path.name for path in tmp_path.iterdir()] == ["engines"]
+    assert row.num_bytes == sum(path.stat().st_size for path in Path(row.where).iterdir())
 
 
 def test_two_targets_of_one_engine_share_it(give, bucket):
@@ -618,7 +697,7 @@ def public_of(key):
 
 
 def test_plans_are_signed_here_and_load_where_signatures_are_asked_for(
-    give, tmp_path, key, monkeypatch
+    give, tmp_path, key, monkeypatch, capsys
 ):
     installed(monkeypatch, "10.16")
     nodes, fleet = Nodes(GPU_NODE), fleet_of(GPU_TARGET, store=str(tmp_path / "engines"))
@@ -630,13 +709,24 @@ def test_plans_are_signed_here_and_load_where_signatures_are_asked_for(
     monkeypatch.setenv(VERIFY_KEY, str(public_of(key)))
     with pytest.raises(EngineError, match="is not signed"):
         open_engine(Path(unsigned.where))
+    capsys.readouterr()
     (signed,) = give(nodes, fleet, sign_key=key)
+    assert "-tensorrt: the manifest is not signed; building it again" in capsys.readouterr().err
     assert (signed.status, signed.where) == ("built", unsigned.where)
     assert not signed.why  # what lay in the node's own store was not signed
     monkeypatch.setenv(VERIFY_KEY, str(public_of(key)))
     assert open_engine(Path(signed.where)).info is not None
     (found,) = give(nodes, fleet, sign_key=key)
     assert found.status == "found"
+
+    (Path(signed.where) / "engine.plan").write_bytes(b"cut")
+    monkeypatch.delenv(VERIFY_KEY)
+    (unsigned,) = give(nodes, fleet)
+    assert unsigned.status == "built"
+    assert open_engine(Path(unsigned.where)).info is not None
+    monkeypatch.setenv(VERIFY_KEY, str(public_of(key)))
+    with pytest.raises(EngineError, match="is not signed"):  # not: altered
+        open_engine(Path(unsigned.where))
 
 
 def test_a_timing_cache_travels_with_the_order(give, bucket, tmp_path, monkeypatch):

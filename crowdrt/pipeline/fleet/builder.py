@@ -9,7 +9,7 @@ from typing import Any
 
 from crowdrt.engines.signing import VERIFY_KEY
 from crowdrt.engines.store import EngineStore, engine_identity
-from crowdrt.pipeline.fleet.shared import Files
+from crowdrt.pipeline.fleet.shared import Files, names_of
 from crowdrt.pipeline.fleet.targets import Target
 from crowdrt.pipeline.scale.parcel import Parcel, check_version
 from crowdrt.pipeline.stages import default_store
@@ -73,5 +73,6 @@ class Builder:
         built = EngineStore(store).build(
             self._model, engine=target.engine, num_threads=target.num_threads, plan=self._plan
         )
-        files = {file.name: file.read_bytes() for file in built.path.iterdir() if file.is_file()}
+        there = [name for name in names_of(target.engine) if (built.path / name).is_file()]
+        files = {name: (built.path / name).read_bytes() for name in there}
         return Built(files=files, seconds=built.seconds, reused=built.reused)

@@ -4,9 +4,9 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+from crowdrt.engines.store import key_of
 from crowdrt.entry import explained
 from crowdrt.errors import CrowdRTError, EngineError
-from crowdrt.manifest import fingerprint
 from crowdrt.pipeline.fleet.builder import Identified
 from crowdrt.pipeline.fleet.summary import FAILED, Row
 from crowdrt.pipeline.fleet.targets import Target
@@ -25,7 +25,7 @@ class Job:
     @property
     def key(self) -> str | None:
         """The engine's, once a node has said what it will be."""
-        return None if self.found is None else fingerprint(self.found.identity)[:16]
+        return None if self.found is None else key_of(self.found.identity)
 
     @property
     def host(self) -> str | None:

@@ -9,7 +9,6 @@ import contextlib
 import hashlib
 import json
 import stat
-import tempfile
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +16,12 @@ from typing import Protocol
 
 from crowdrt.console import say
 from crowdrt.data.images import cannot_open
-from crowdrt.engines.signing import SIGNATURE, check_signed_with, sign
-from crowdrt.engines.store import DAMAGED, KINDS, MANIFEST
+from crowdrt.engines.signing import SIGNATURE, check_signature_of, signature_of
+from crowdrt.engines.store import DAMAGED, KINDS, MANIFEST, folder_name, key_of
 from crowdrt.engines.trt.building.build import INSPECTOR
 from crowdrt.errors import CrowdRTError, EngineError
 from crowdrt.lazy import require
-from crowdrt.manifest import cannot_write, fingerprint, write_whole
+from crowdrt.manifest import cannot_write, write_whole
 from crowdrt.pipeline.scale.stores import EXTRA, is_url, opening_store, read_at_most
 
 Files = dict[str, bytes]  # of an engine's folder, by name
@@ -119,7 +118,9 @@ class Remote:
             try:
                 store.pipe_file(place, content)
             except FileNotFoundError:  # it has folders, or there is no such bucket
-                store.mkdir(place.rpartition("/")[0], create_parents=False)
+                if "/" not in (folder := place.rpartition("/")[0]):
+                    raise  # a bucket, which may be misspelt: none is made
+                store.mkdir(folder, create_parents=False)
                 store.pipe_file(place, content)
 
     def remove(self, name: str) -> None:
@@ -175,9 +176,14 @@ def check_writable(place: Place) -> None:
         place.remove(name)
 
 
-def folder_of(key: str, engine: str) -> str:
-    """Return the name of an engine's folder, that which `EngineStore` gives it."""
-    return f"{key}-{engine}"
+def names_of(engine: str) -> tuple[str, ...]:
+    """Return which files an engine's folder may have, in the order in which they are written."""
+    return (KINDS[engine].file, INSPECTOR, SIGNATURE, MANIFEST)
+
+
+def known(files: Files, engine: str) -> Files:
+    """Return the files that are of an engine: a node may send any, by names such as ../x."""
+    return {name: files[name] for name in names_of(engine) if name in files}
 
 
 def read_finished(place: Place, key: str, engine: str, sign_key: Path | None) -> Files | None:
@@ -189,16 +195,18 @@ def read_finished(place: Place, key: str, engine: str, sign_key: Path | None) ->
         engine: onnxruntime, openvino or tensorrt.
         sign_key: that must have signed it; None asks for no signature.
     """
-    folder = folder_of(key, engine)
+    folder = folder_name(key, engine)
     if (manifest := place.read(f"{folder}/{MANIFEST}")) is None:
         return None
-    names = [KINDS[engine].file, INSPECTOR, SIGNATURE]
-    found = {name: place.read(f"{folder}/{name}") for name in names}
-    files = {MANIFEST: manifest, **{name: file for name, file in found.items() if file is not None}}
+    others = [name for name in names_of(engine) if name != MANIFEST]
+    found = {MANIFEST: manifest, **{name: place.read(f"{folder}/{name}") for name in others}}
+    files = {name: content for name, content in found.items() if content}  # an empty one is none
     try:
         check_engine(files, key, engine)
         if sign_key is not None:
-            check_signed(files, sign_key)
+            check_signature_of(
+                files.get(SIGNATURE, b""), files[MANIFEST], sign_key, source="the manifest"
+            )
     except EngineError as error:
         say(f"{place.where(folder)}: {error.problem}; building it again")
         return None
@@ -214,7 +222,7 @@ def check_engine(files: Files, key: str, engine: str) -> None:
     fix = "give the same command again; if it stays, look at the nodes' memory and disks"
     try:
         document = json.loads(files[MANIFEST])
-        said = fingerprint(document["identity"])[:16]
+        said = key_of(document["identity"])
         hashes = {KINDS[engine].file: document["sha256"]}
         if "inspector_sha256" in document:
             hashes[INSPECTOR] = document["inspector_sha256"]
@@ -233,11 +241,14 @@ def publish(place: Place, key: str, engine: str, files: Files) -> None:
     Raises:
         CrowdRTError: it cannot be written, or is not what was written.
     """
-    folder = folder_of(key, engine)
-    if place.read(f"{folder}/{MANIFEST}") is not None:  # of a damaged one, or an unsigned
-        place.remove(f"{folder}/{MANIFEST}")
-    for name in sorted(files, key=lambda name: name == MANIFEST):
-        place.write(f"{folder}/{name}", files[name])
+    folder = folder_name(key, engine)
+    files = known(files, engine)
+    stale = [MANIFEST, *(name for name in names_of(engine) if name not in files)]
+    for name in stale:  # of a damaged one, or signed with another key
+        if place.read(f"{folder}/{name}"):
+            place.write(f"{folder}/{name}", b"")  # whoever may write need not be allowed to remove
+    for name, content in files.items():
+        place.write(f"{folder}/{name}", content)
     if any(place.read(f"{folder}/{name}") != content for name, content in files.items()):
         raise EngineError(
             f"{place.where(folder)} is not what was written there: another run writes it, too",
@@ -247,18 +258,4 @@ def publish(place: Place, key: str, engine: str, files: Files) -> None:
 
 def signed(files: Files, key: Path) -> Files:
     """Return the files with a signature of their manifest beside it."""
-    with tempfile.TemporaryDirectory() as folder:
-        sign(Path(folder), files[MANIFEST], key)
-        return {**files, SIGNATURE: (Path(folder) / SIGNATURE).read_bytes()}
-
-
-def check_signed(files: Files, key: Path) -> None:
-    """Refuse files that were not signed with this private key.
-
-    Raises:
-        EngineError: there is no signature, or it is of another manifest or key.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        if SIGNATURE in files:
-            (Path(folder) / SIGNATURE).write_bytes(files[SIGNATURE])
-        check_signed_with(Path(folder), files[MANIFEST], key)
+    return {**files, SIGNATURE: signature_of(files[MANIFEST], key)}

@@ -12,7 +12,7 @@ from typing import Any
 
 from crowdrt import __version__
 from crowdrt.console import say
-from crowdrt.engines.store import KINDS
+from crowdrt.engines.store import KINDS, folder_name
 from crowdrt.errors import CrowdRTError, EngineError
 from crowdrt.pipeline.fleet.builder import Builder, Built, Identified, Order
 from crowdrt.pipeline.fleet.job import Job, failed, one_line, what_failed
@@ -22,7 +22,7 @@ from crowdrt.pipeline.fleet.shared import (
     Place,
     check_engine,
     check_writable,
-    folder_of,
+    known,
     publish,
     read_finished,
     signed,
@@ -140,11 +140,12 @@ class Yard:
     def _built(self, job: Job, built: Built) -> Row:
         """Write what was built into the store."""
         key, engine = str(job.key), job.target.engine
-        check_engine(built.files, key, engine)
-        if key in self._published and (files := self._finished(job)) is not None:
-            return self._row(job, FOUND, files)  # another target has the same engine
-        sign_key = self._key_for(job.target)
-        files = built.files if sign_key is None else signed(built.files, sign_key)
+        files = known(built.files, engine)
+        check_engine(files, key, engine)
+        if key in self._published and (there := self._finished(job)) is not None:
+            return self._row(job, FOUND, there)  # another target has the same engine
+        if (sign_key := self._key_for(job.target)) is not None:
+            files = signed(files, sign_key)
         publish(self._place, key, engine, files)
         self._published.add(key)
         why = f"{job.host} had built it before" if built.reused else ""
@@ -172,7 +173,7 @@ class Yard:
             host=job.host,
             key=job.key,
             num_bytes=sum(map(len, files.values())),
-            where=self._place.where(folder_of(str(job.key), job.target.engine)),
+            where=self._place.where(folder_name(str(job.key), job.target.engine)),
             **more,
         )
 
