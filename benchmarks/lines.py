@@ -54,6 +54,25 @@ def check_appendable(path: Path, read: Callable[[Path], object]) -> None:
         ) from error
 
 
+def check_schema(found: object, known: int, *, source: str, again: str) -> None:
+    """Refuse a line that another version of crowdrt wrote.
+
+    Args:
+        found: what the line says.
+        known: the schema that this version writes.
+        source: the line's file and number.
+        again: what to do where no update helps, as in "measure again into another file".
+
+    Raises:
+        BenchmarkError: they are not the same.
+    """
+    if found != known:
+        raise BenchmarkError(
+            f"{source}: schema {found!r} is not {known}, the one this version writes",
+            fix=f"update crowdrt: pip install -U crowdrt; or {again}",
+        )
+
+
 def parsed_lines(path: Path, parse: Callable[[str, str], R], *, fix: str) -> list[R]:
     """Return every record of a file, oldest first.
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from crowdrt.benchmarks.lines import append_lines, parsed_lines
+from crowdrt.benchmarks.lines import append_lines, check_schema, parsed_lines
 from crowdrt.benchmarks.timing.verdict import said_of_others
 from crowdrt.contracts import Size
 from crowdrt.engines.layers.layer import EngineLayer
@@ -134,11 +134,8 @@ def parse_profile(line: str, source: str) -> LayerProfile:
     """Read what `profile_line` wrote; `source` names the file and line in the error."""
     try:
         fields: dict[str, Any] = json.loads(line)
-        if (schema := fields.pop("schema")) != SCHEMA:
-            raise BenchmarkError(
-                f"{source}: schema {schema!r} is not {SCHEMA}, the one this version writes",
-                fix="update crowdrt: pip install -U crowdrt; or profile again into another file",
-            )
+        again = "profile again into another file"
+        check_schema(fields.pop("schema"), SCHEMA, source=source, again=again)
         height, width = fields.pop("size")
         layers = tuple(map(EngineLayer.from_json, fields.pop("layers")))
         fields |= {key: tuple(map(float, fields[key])) for key in ("whole_ms", "profiled_ms")}

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from crowdrt.benchmarks.lines import append_lines, parsed_lines
+from crowdrt.benchmarks.lines import append_lines, check_schema, parsed_lines
 from crowdrt.contracts import Measurement
 from crowdrt.errors import BenchmarkError
 
@@ -38,11 +38,7 @@ def parse_record(line: str, source: str) -> Measurement:
         schema = fields.pop("schema")
     except (ValueError, AttributeError, KeyError, TypeError) as error:
         raise _broken(source, error) from error
-    if schema != SCHEMA:
-        raise BenchmarkError(
-            f"{source}: schema {schema!r} is not {SCHEMA}, the one this version writes",
-            fix="update crowdrt: pip install -U crowdrt; or measure again into another file",
-        )
+    check_schema(schema, SCHEMA, source=source, again="measure again into another file")
     try:
         height, width = fields.pop("size")
         fields["samples_ms"] = tuple(float(sample) for sample in fields["samples_ms"])
