@@ -1,9 +1,10 @@
 """The layers of one engine and the peaks of this machine, each in a process of its own."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from crowdrt.benchmarks.layers.peaks import PeakConfig
 from crowdrt.benchmarks.layers.process import in_own_process
@@ -42,15 +43,48 @@ def profile_layers(
         BenchmarkError: an engine, or the process that ran it, failed.
     """
     threads = num_threads or num_cores()
-    machine = {**describe_machine(), "affinity": list(cores_for(threads))}
-    order = {"num_threads": threads, "config": asdict(peaks or PeakConfig())}
-    found = in_own_process(order, None)
+    found = peaks_apart(threads, peaks)
+    return profiles_beside(found, engines, image, num_threads=threads, runs=runs)
+
+
+def peaks_apart(num_threads: int, config: PeakConfig | None = None) -> dict[str, Any]:
+    """Return this machine's peaks, measured in a process of its own.
+
+    Args:
+        num_threads: at least 1.
+        config: how large and how long the peaks' products are.
+
+    Raises:
+        BenchmarkError: the process failed.
+    """
+    order = {"num_threads": num_threads, "config": asdict(config or PeakConfig())}
+    return in_own_process(order, None)
+
+
+def profiles_beside(
+    peaks: Mapping[str, Any],
+    engines: Sequence[Profiled],
+    image: UInt8Image,
+    *,
+    num_threads: int,
+    runs: RunConfig | None = None,
+) -> list[LayerProfile]:
+    """Return what `profile_layers` does, beside peaks that are there already.
+
+    Args:
+        peaks: of `peaks_apart`; empty where only times are asked for.
+        engines: as there.
+        image: as there.
+        num_threads: at least 1.
+        runs: how often.
+    """
+    machine = {**describe_machine(), "affinity": list(cores_for(num_threads))}
     profiles = []
     for contender, folder, source in track(engines, "profiling layers", total=len(engines)):
         order = {
             "engine": str(folder.resolve()),
             "onnx": None if source is None else str(source.resolve()),
-            "num_threads": threads,
+            "num_threads": num_threads,
             "config": asdict(runs or RunConfig()),
         }
         seen = in_own_process(order, image)
@@ -59,10 +93,10 @@ def profile_layers(
             LayerProfile(
                 **contender.about(),
                 size=(height, width),
-                num_threads=threads,
+                num_threads=num_threads,
                 when=f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
                 machine=machine,
-                peaks=found,
+                peaks=peaks,
                 whole_ms=tuple(seen["whole_ms"]),
                 profiled_ms=tuple(seen["profiled_ms"]),
                 verdict=seen["verdict"],
