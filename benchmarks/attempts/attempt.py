@@ -81,7 +81,7 @@ class Attempt:
     prediction: Prediction | None  # None: none was made
     open: Callable[..., Engine]  # (path, num_threads=...), picklable
     choose: Callable[[Setting, Baseline], Choice] | None = None
-    num_images: int = 1  # that one run counts; its time is told per image
+    images_per_run: int = 1  # that one run counts; its time is told per image
     exact: bool = True  # False: another number format, whose difference is only stated
     cells: int = 1  # both sides of the density map have to be multiples of this
     about: str = ""  # what a reader of the row must know

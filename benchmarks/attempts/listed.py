@@ -132,7 +132,7 @@ def two_engines(baseline: Baseline, prediction: Prediction) -> Attempt:
         baseline=baseline,
         prediction=prediction,
         open=partial(open_two, runtime=baseline.runtime),
-        num_images=2,
+        images_per_run=2,
         about=PER_IMAGE,
     )
 
@@ -165,9 +165,10 @@ TWO_IN_FLIGHT = (
             low=0.8,
             high=0.95,
             reason="its streams are what two engines of half of the threads are",
+            earlier=PROTOTYPE,
         ),
         open=ThroughputHint,
-        num_images=2,
+        images_per_run=2,
         about=PER_IMAGE,
     ),
 )

@@ -113,9 +113,23 @@ def open_bf16(path: Path, *, num_threads: int) -> Engine:
 
 
 def open_two(path: Path, *, runtime: Runtime, num_threads: int) -> Engine:
-    """Open a file twice, each with half of the threads."""
+    """Open a file twice, each with half of the threads.
+
+    Raises:
+        EngineError: the two would share a thread's core.
+    """
+    check_threads(num_threads)
     opens = {"onnxruntime": OrtEngine, "openvino": OpenVinoEngine}[runtime]
-    return TwoEngines(partial(opens, path, num_threads=max(1, num_threads // IN_FLIGHT)))
+    return TwoEngines(partial(opens, path, num_threads=num_threads // IN_FLIGHT))
+
+
+def check_threads(num_threads: int) -> None:
+    """Refuse fewer threads than images in flight."""
+    if num_threads < IN_FLIGHT:
+        raise EngineError(
+            f"{IN_FLIGHT} images in flight need {IN_FLIGHT} threads, not {num_threads}",
+            fix=f"give it --threads {IN_FLIGHT}, or leave the attempt out: --only NAME",
+        )
 
 
 class TwoEngines:
@@ -137,6 +151,7 @@ class ThroughputHint:
     """OpenVINO asked for throughput: it divides its threads into streams, one per image."""
 
     def __init__(self, path: Path, *, num_threads: int) -> None:
+        check_threads(num_threads)
         config = {"PERFORMANCE_HINT": "THROUGHPUT"}
         engine = OpenVinoEngine(path, num_threads=num_threads, config=config)
         self._requests = [engine.compiled.create_infer_request() for _ in range(IN_FLIGHT)]

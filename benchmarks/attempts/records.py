@@ -8,13 +8,14 @@ from typing import Any
 
 from crowdrt.benchmarks.attempts.agreement import Agreement
 from crowdrt.benchmarks.attempts.attempt import Prediction
-from crowdrt.benchmarks.lines import parsed_lines
+from crowdrt.benchmarks.lines import check_schema, parsed_lines
 from crowdrt.benchmarks.timing.records import parse_record, record_line
 from crowdrt.contracts import Measurement, Size
 from crowdrt.engines.layers.roofline import OPERATIONS_PER_MAC, Peaks
 from crowdrt.errors import BenchmarkError, EngineError
 from crowdrt.manifest import write_whole
 
+NARROW = 0.05  # of a predicted ratio, as far as ratios of two races may differ
 SCHEMA = 1  # raise it when a field changes its meaning or goes
 AGAIN = "python -m crowdrt.benchmarks.attempts STUDENT.onnx STUDENT.int8.onnx -o FILE.jsonl"
 
@@ -46,7 +47,7 @@ class Outcome:
     baseline: str
     prediction: Prediction | None
     exact: bool
-    num_images: int  # of one run; `ratio` is per image
+    images_per_run: int  # of the race; `ratio` and the times of `row` are per image
     result: str  # faster, slower, within noise, too few visits; refused, failed, not raced: WHY
     ratio: float | None = None  # of its median per image over the baseline's
     low: float | None = None  # its 95 % interval, as in `crowdrt diff`
@@ -54,14 +55,23 @@ class Outcome:
     agreement: Agreement | None = None  # with the baseline, in the runtime
     written: Agreement | None = None  # of both graphs as they are written, where that is the proof
     found: Mapping[str, Any] | None = None  # what decided the form, measured before the race
-    row: Measurement | None = None  # None: not raced
+    row: Measurement | None = None  # its times per image; None: not raced
 
     @property
     def held(self) -> bool | None:
-        """Whether the interval meets the predicted range; None where there is no such thing."""
+        """Whether the prediction came true; None where the interval leaves that open, or is none.
+
+        True: the interval lies in the predicted range; of a single predicted ratio: it contains it
+        and is no wider than `NARROW`. False: they have nothing in common.
+        """
         if self.prediction is None or self.low is None or self.high is None:
             return None
-        return self.low <= self.prediction.high and self.prediction.low <= self.high
+        lowest, highest = self.prediction.low, self.prediction.high
+        if self.high < lowest or highest < self.low:
+            return False
+        if lowest == highest:
+            return True if self.high - self.low <= NARROW * lowest else None
+        return True if lowest <= self.low and self.high <= highest else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,11 +141,7 @@ def parse_line(line: str, source: str) -> tuple[str, Any]:
     try:
         fields: dict[str, Any] = json.loads(line)
         kind, schema = fields.pop("kind"), fields.pop("schema")
-        if schema != SCHEMA:
-            raise BenchmarkError(
-                f"{source}: schema {schema!r} is not {SCHEMA}, the one this version writes",
-                fix="update crowdrt: pip install -U crowdrt; or race again into another file",
-            )
+        check_schema(schema, SCHEMA, source=source, again="race again into another file")
         return kind, {"machine": machine_from, "baseline": raced_from, "attempt": outcome_from}[
             kind
         ](fields, source)

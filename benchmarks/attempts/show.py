@@ -6,7 +6,7 @@ from rich.table import Table
 from rich.text import Text
 
 from crowdrt.benchmarks.attempts.attempt import Prediction
-from crowdrt.benchmarks.attempts.records import Outcome, Raced, Trial
+from crowdrt.benchmarks.attempts.records import NARROW, Outcome, Raced, Trial
 from crowdrt.benchmarks.labels import ABSENT, significant, size_label
 from crowdrt.benchmarks.tables.formats import markdown_row
 from crowdrt.benchmarks.timing.statistics import uncertainty
@@ -44,7 +44,7 @@ def baseline_cells(raced: Raced, trial: Trial) -> tuple[str, ...]:
 def attempt_cells(outcome: Outcome) -> tuple[str, ...]:
     """Return the row of an attempt, a cell per heading of `ATTEMPTS`."""
     agreed, row = outcome.agreement, outcome.row
-    marks = PER_IMAGE * (outcome.num_images > 1) + OTHER_FORMAT * (not outcome.exact)
+    marks = PER_IMAGE * (outcome.images_per_run > 1) + OTHER_FORMAT * (not outcome.exact)
     marks += AS_WRITTEN * (outcome.written is not None)
     interval = ABSENT
     if outcome.low is not None and outcome.high is not None:
@@ -56,11 +56,18 @@ def attempt_cells(outcome: Outcome) -> tuple[str, ...]:
         ABSENT if outcome.ratio is None else f"{outcome.ratio:.2f}",
         interval,
         outcome.result,
-        {None: ABSENT, True: "held", False: "missed"}[outcome.held],
+        came_true(outcome),
         ABSENT if agreed is None else f"{agreed.difference:.1g}",
         ABSENT if agreed is None else f"{agreed.count_difference:.2g} of {agreed.count:.1f}",
         ABSENT if row is None else row.verdict,
     )
+
+
+def came_true(outcome: Outcome) -> str:
+    """Say whether a prediction held; absent where there was none, or nothing was measured."""
+    if outcome.prediction is None or outcome.ratio is None:
+        return ABSENT
+    return {None: "open", True: "held", False: "missed"}[outcome.held]
 
 
 def predicted(prediction: Prediction | None) -> str:
@@ -98,13 +105,15 @@ def notes(trial: Trial) -> list[str]:
         "is faster",
         "result: faster or slower where the interval lies beyond 5 %, as far as ratios of two "
         "races may differ",
-        "prediction: held where the interval meets what was predicted, missed where not",
+        "prediction: held where the interval lies in the predicted range, or, of a single ratio, "
+        f"contains it and is no wider than {NARROW:.0%} of it; missed where they have nothing in "
+        "common; open otherwise",
         "density differs: by this part of the baseline's largest value at most, on the race's "
         "photograph",
     ]
     marks = (
         (EARLIER, "not blind: something like it had been measured elsewhere, or by hand"),
-        (PER_IMAGE, "throughput, not latency: a run counts two images at once"),
+        (PER_IMAGE, "throughput, not latency: a run counts two images; times are per image"),
         (OTHER_FORMAT, "another number format, not exact"),
         (
             AS_WRITTEN,

@@ -6,7 +6,6 @@ each weight four times and zeros elsewhere: four times the multiplications, thre
 layers whose channels fill a matrix unit.
 """
 
-from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
@@ -68,7 +67,7 @@ def widen(graph: onnx.GraphProto, conv: onnx.NodeProto) -> None:
     reader, place = conv, 1
     while (maker := makers.get(reader.input[place])) is not None:
         reader, place = maker, 0
-        for i in (1, 2):
+        for i in range(1, len(reader.input)):  # the zero point may be left out
             reader.input[i] = repeated(graph, reader.input[i])
     reader.input[place] = wide
     if len(conv.input) > 2:
@@ -125,10 +124,10 @@ def drop_pool(graph: onnx.GraphProto, name: str) -> None:
 
     The largest code is the code of the largest number: both orders are the same.
     """
-    readers: Callable[[str], list[onnx.NodeProto]] = lambda name: list(readers_of(graph)[name])  # noqa: E731
-    reading = readers(name)
+    readers = readers_of(graph)
+    reading = readers.get(name, ())
     while len(reading) == 1 and reading[0].op_type == "DequantizeLinear":
-        reading = readers(reading[0].output[0])
+        reading = readers.get(reading[0].output[0], ())
     if len(reading) != 1 or not is_pool(reading[0]):
         raise unfit("no 2x2 pool stands behind its first layers")
     pool = reading[0]

@@ -1,44 +1,28 @@
 """Attempts checked, then raced together with their baselines: one race, one record."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from math import isinf, isnan
 from typing import Any
 
-from crowdrt.benchmarks.attempts.agreement import Agreement, agreement, objection
 from crowdrt.benchmarks.attempts.attempt import Attempt, Baseline, Form, Opener, Setting
-from crowdrt.benchmarks.attempts.openers import as_written, prepared
+from crowdrt.benchmarks.attempts.check import Entry, answer_to, compared_apart, entry_of
 from crowdrt.benchmarks.attempts.records import Outcome, Raced, Trial
-from crowdrt.benchmarks.feeds import feeds_for
 from crowdrt.benchmarks.labels import size_label
+from crowdrt.benchmarks.layers.measure import peaks_apart
 from crowdrt.benchmarks.layers.peaks import PeakConfig
-from crowdrt.benchmarks.layers.process import in_own_process
 from crowdrt.benchmarks.timing.difference import DRIFT, change_of, interval, ratio_of
 from crowdrt.benchmarks.timing.machine import describe_machine
 from crowdrt.benchmarks.timing.race import Contender, RaceConfig, race
 from crowdrt.benchmarks.timing.verdict import has_failed
-from crowdrt.console import say
-from crowdrt.contracts import Feeds, GraphInfo, Measurement, UInt8Image
-from crowdrt.engines.base import Engine
+from crowdrt.contracts import GraphInfo, Measurement
 from crowdrt.engines.machine import num_cores
 from crowdrt.engines.store import installed_engines, runtime_version
-from crowdrt.errors import BenchmarkError, CrowdRTError
+from crowdrt.errors import BenchmarkError
 from crowdrt.manifest import sha256_file
 from crowdrt.onnx_file import graph_info, read_onnx
 from crowdrt.onnx_graph import graph_size
-
-
-@dataclass(frozen=True, kw_only=True)
-class Entry:
-    """An attempt that was looked at: what opens it, or why it is not raced."""
-
-    attempt: Attempt
-    opener: Opener | None
-    result: str = ""
-    agreement: Agreement | None = None
-    written: Agreement | None = None
-    found: Mapping[str, Any] | None = None
 
 
 def try_all(
@@ -65,9 +49,10 @@ def try_all(
     attempts, missing = installed(attempts)
     baselines = list(dict.fromkeys(attempt.baseline for attempt in attempts))
     answers = {each: answer_to(setting.opener(each)(), setting.image) for each in baselines}
-    entries = [entry_of(setting, each, answers[each.baseline]) for each in attempts]
-    order = {"num_threads": setting.num_threads, "config": asdict(peaks or PeakConfig())}
-    found = in_own_process(order, None)
+    entries = [
+        entry_of(setting, each, answers[each.baseline], compare=compared_apart) for each in attempts
+    ]
+    found = peaks_apart(setting.num_threads, peaks)
     rows = raced(setting, baselines, entries, infos, config)
     macs = graph_size(read_onnx(setting.files["fp32"]), setting.size).macs
     return Trial(
@@ -157,50 +142,6 @@ def installed(attempts: Sequence[Attempt]) -> tuple[list[Attempt], list[Entry]]:
     ]
 
 
-def answer_to(engine: Engine, image: UInt8Image) -> Feeds:
-    """Return what an engine answers for a photograph, (3, H, W)."""
-    return engine.run(feeds_for(engine, image))
-
-
-def entry_of(setting: Setting, attempt: Attempt, expected: Feeds) -> Entry:
-    """Look at one attempt: choose its form, open it, and compare its answer."""
-    say(f"{attempt.name}: checked against {attempt.baseline.name}")
-    entry = Entry(attempt=attempt, opener=None)
-    try:
-        options = None
-        if attempt.choose is not None:
-            choice = attempt.choose(setting, attempt.baseline)
-            entry = replace(entry, found={**choice.found, "said": choice.said})
-            options = choice.options
-            if options is None:
-                return replace(entry, result=f"not raced: {choice.said}")
-        opener = attempt.opener(setting, options)
-        entry = compared(replace(entry, opener=opener), setting, expected, options)
-        proof = entry.written or entry.agreement
-        reason = objection(proof) if attempt.exact and proof else ""
-    except CrowdRTError as error:
-        reason = error.problem
-    return replace(entry, opener=None, result=f"refused: {reason}") if reason else entry
-
-
-def compared(
-    entry: Entry, setting: Setting, expected: Feeds, options: Mapping[str, Any] | None
-) -> Entry:
-    """Return an attempt with how far its answer is from the baseline's, `expected`."""
-    attempt, form = entry.attempt, entry.attempt.baseline.form
-    assert entry.opener is not None
-    engine = entry.opener()
-    entry = replace(entry, agreement=agreement(expected, answer_to(engine, setting.image), form))
-    if attempt.written is None:
-        return entry
-    path = setting.files[form]
-    graphs = (prepared(path, attempt.baseline.runtime), attempt.written(path, **(options or {})))
-    before, after = (
-        answer_to(as_written(graph, setting.num_threads), setting.image) for graph in graphs
-    )
-    return replace(entry, written=agreement(before, after, form))
-
-
 def contender(
     name: str,
     baseline: Baseline,
@@ -232,28 +173,31 @@ def outcome_of(entry: Entry, rows: Mapping[str, Measurement]) -> Outcome:
         baseline=attempt.baseline.name,
         prediction=attempt.prediction,
         exact=attempt.exact,
-        num_images=attempt.num_images,
+        images_per_run=attempt.images_per_run,
         result=entry.result,
         agreement=entry.agreement,
         written=entry.written,
         found=entry.found,
-        row=row,
     )
     if row is None:
         return outcome
+    row = per_image(row, attempt.images_per_run)
     if has_failed(row.verdict):
-        return replace(outcome, result=row.verdict)
-    return replace(outcome, **held_against(rows[attempt.baseline.name], row, attempt.num_images))
+        return replace(outcome, row=row, result=row.verdict)
+    return replace(outcome, row=row, **held_against(rows[attempt.baseline.name], row))
 
 
-def held_against(baseline: Measurement, row: Measurement, num_images: int) -> dict[str, Any]:
-    """Return the ratio of an attempt to its baseline per image, with its interval.
+def per_image(row: Measurement, images_per_run: int) -> Measurement:
+    """Return a row whose times are of one image."""
+    return replace(row, samples_ms=tuple(sample / images_per_run for sample in row.samples_ms))
+
+
+def held_against(baseline: Measurement, changed: Measurement) -> dict[str, Any]:
+    """Return the ratio of an attempt to its baseline, both per image, with its interval.
 
     Two rows of one race share its drift. What their ratio is in another race is known to 5 % at
     best, so that nothing below is called faster or slower.
     """
-    per_image = tuple(sample / num_images for sample in row.samples_ms)
-    changed = replace(row, samples_ms=per_image)
     ratio = ratio_of(baseline, changed)
     if isnan(ratio):
         return {"result": "failed: its baseline has no time"}

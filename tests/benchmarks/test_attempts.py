@@ -1,3 +1,5 @@
+import os
+import signal
 import threading
 from dataclasses import replace
 
@@ -9,6 +11,7 @@ from small_students import write_student
 from crowdrt.benchmarks.attempts import phases
 from crowdrt.benchmarks.attempts.agreement import TOLERANCE, Agreement, agreement, objection
 from crowdrt.benchmarks.attempts.attempt import Attempt, Setting
+from crowdrt.benchmarks.attempts.check import answer_to, compared_apart, entry_of
 from crowdrt.benchmarks.attempts.listed import (
     ATTEMPTS,
     OPTIONS,
@@ -26,10 +29,10 @@ from crowdrt.benchmarks.attempts.openers import (
     prepared,
     with_float_layers,
 )
-from crowdrt.benchmarks.attempts.per_layer import choice_of
+from crowdrt.benchmarks.attempts.per_layer import choice_of, faster_in_float
 from crowdrt.benchmarks.attempts.phases import with_phases
 from crowdrt.benchmarks.attempts.stem import kernel_of_blocks, with_blocks
-from crowdrt.benchmarks.attempts.trial import answer_to, check_files, check_size, entry_of
+from crowdrt.benchmarks.attempts.trial import check_files, check_size
 from crowdrt.benchmarks.layers.records import LayerProfile
 from crowdrt.engines.layers.layer import EngineLayer
 from crowdrt.engines.machine import cpu
@@ -165,6 +168,56 @@ def test_a_kernel_that_reads_the_wrong_neighbour_is_refused(setting, monkeypatch
     assert entry.result.startswith("refused")
 
 
+def raises(path, *, num_threads):
+    raise RuntimeError("no such hint")
+
+
+def asserts(path, *, num_threads):
+    raise AssertionError("never so")
+
+
+def crashes(path, *, num_threads):
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+@pytest.mark.parametrize(
+    ("opens", "reason"),
+    [
+        (raises, "RuntimeError: no such hint"),
+        (asserts, "AssertionError: never so"),
+        (crashes, "its process was ended by SIGSEGV"),
+    ],
+)
+def test_what_breaks_in_the_check_is_a_row_with_its_reason(opens, reason, setting):
+    attempt = replace(REWRITES[0], open=opens)
+    entry = entry_of(setting, attempt, {}, compare=compared_apart)
+    assert entry.result == f"refused: {reason}"
+    assert entry.opener is None
+
+
+def test_a_choice_that_breaks_is_a_row_with_its_reason(setting):
+    attempt = replace(PER_LAYER[0], choose=lambda *_: {}["layers"])
+    assert entry_of(setting, attempt, {}).result == "refused: KeyError: 'layers'"
+
+
+def test_codes_without_a_zero_point_are_put_on_blocks(setting):
+    graph = prepared(setting.files["int8"], "onnxruntime")
+    before = answer_to(as_written(with_blocks(graph, pool="apart"), 1), setting.image)
+    for node in graph.graph.node:
+        if node.op_type == "DequantizeLinear" and "weight" in node.input[1]:
+            del node.input[2]
+    after = answer_to(as_written(with_blocks(graph, pool="apart"), 1), setting.image)
+    assert [len(node.input) for node in graph.graph.node].count(2) > 5
+    assert np.array_equal(before["density"], after["density"])
+
+
+def test_two_images_in_flight_need_two_threads(setting):
+    for name in ("two-in-flight-onnxruntime-int8", "throughput-hint-openvino-int8"):
+        attempt = next(each for each in ATTEMPTS if each.name == name)
+        with pytest.raises(EngineError, match="need 2 threads, not 1"):
+            attempt.opener(setting)()
+
+
 def test_a_network_without_such_layers_is_refused_with_what_it_lacks(setting):
     graph = with_phases(prepared(setting.files["fp32"], "onnxruntime"))
     with pytest.raises(EngineError, match="dilation 2"):
@@ -238,13 +291,37 @@ def profiles(int8_ms: float) -> dict[str, LayerProfile]:
 
 def test_layers_that_are_slower_in_int8_are_chosen_and_none_is_said_with_its_numbers():
     assert choice_of(profiles(int8_ms=4.0)).options == {"layers": ("first",)}
+    assert choice_of(profiles(int8_ms=3.4)).options == {"layers": ("first",)}
+    assert choice_of(profiles(int8_ms=3.2)).options is None  # within what a machine drifts
     none = choice_of(profiles(int8_ms=2.0))
     assert none.options is None
     assert none.said == (
-        "none of its 1 layers of codes is slower than in FP32; the closest, first: 2.00 ms, "
-        "3.00 in FP32"
+        "none of its 1 layers of codes is slower than in FP32 by 10%; the closest, first: "
+        "2.00 ms, 3.00 in FP32"
     )
     assert none.found["layers"] == {"first": {"fp32_ms": 3.0, "int8_ms": 2.0}}
+
+
+@pytest.mark.parametrize("int8_ms", [2.0, 4.0])
+def test_a_choice_by_profiles_in_doubt_says_so(int8_ms):
+    clear = profiles(int8_ms)
+    doubtful = {**clear, "int8": replace(clear["int8"], verdict="unstable: spread 40%")}
+    said = choice_of(doubtful).said
+    assert said.endswith(" (profiles in doubt: int8 unstable: spread 40%)")
+    assert choice_of(doubtful).found["verdicts"]["int8"] == "unstable: spread 40%"
+    assert "doubt" not in choice_of(clear).said
+
+
+def test_each_file_is_profiled_as_itself(setting, monkeypatch):
+    opened_files = []
+
+    def profiled(peaks, engines, image, **rest):
+        opened_files.extend((about.precision, about.open.args[0]) for about, _, _ in engines)
+        return list(profiles(int8_ms=2.0).values())
+
+    monkeypatch.setattr("crowdrt.benchmarks.attempts.per_layer.profiles_beside", profiled)
+    assert faster_in_float(setting, ORT_INT8).options is None
+    assert opened_files == [("fp32", setting.files["fp32"]), ("int8", setting.files["int8"])]
 
 
 def test_options_of_onnx_runtime_reach_it(setting):

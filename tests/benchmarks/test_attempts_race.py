@@ -1,4 +1,6 @@
 import json
+import os
+import signal
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +14,8 @@ from crowdrt.benchmarks.attempts.attempt import Prediction, Setting
 from crowdrt.benchmarks.attempts.listed import ATTEMPTS
 from crowdrt.benchmarks.attempts.records import read_trial, write_trial
 from crowdrt.benchmarks.attempts.show import attempt_cells, markdown
-from crowdrt.benchmarks.attempts.trial import held_against, try_all
+from crowdrt.benchmarks.attempts.trial import held_against, per_image, try_all
+from crowdrt.benchmarks.labels import ABSENT
 from crowdrt.benchmarks.layers.peaks import PeakConfig
 from crowdrt.benchmarks.timing.race import RaceConfig
 from crowdrt.benchmarks.timing.worker import WarmUp
@@ -44,26 +47,32 @@ def other_network(path, *, num_threads):
     return FakeEngine()
 
 
+def crashes(path, *, num_threads):
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
 @pytest.fixture(scope="module")
 def trial(files):
     image = np.random.default_rng(1).integers(0, 256, (3, 96, 128), dtype=np.uint8)
     setting = Setting(files=files, image=image, num_threads=2)
     attempts = [each for each in ATTEMPTS if each.name in NAMES]
     broken = replace(attempts[0], name="broken", open=other_network)
-    return try_all(setting, [*attempts, broken], QUICK, SMALL)
+    crashing = replace(attempts[0], name="crashing", open=crashes)
+    return try_all(setting, [*attempts, broken, crashing], QUICK, SMALL)
 
 
 def test_attempts_are_raced_with_their_baselines_and_wrong_ones_are_not(trial):
     assert [each.name for each in trial.baselines] == ["ONNX Runtime FP32", "ONNX Runtime INT8"]
-    right, both, wrong = trial.outcomes
+    right, both, wrong, crashed = trial.outcomes
     assert {row.row.run_id for row in trial.baselines} == {right.row.run_id, both.row.run_id}
     assert right.baseline == "ONNX Runtime FP32"
     assert right.ratio == pytest.approx(right.row.median_ms / trial.baselines[0].row.median_ms)
     assert right.low <= right.ratio <= right.high
     assert right.result in ("faster", "slower", "within noise")
-    assert both.num_images == 2
-    assert both.ratio == pytest.approx(both.row.median_ms / 2 / trial.baselines[1].row.median_ms)
+    assert both.images_per_run == 2
+    assert both.ratio == pytest.approx(both.row.median_ms / trial.baselines[1].row.median_ms)
     assert wrong.result.startswith("refused")
+    assert crashed.result == "refused: its process was ended by SIGSEGV"
     assert wrong.row is None
     assert wrong.ratio is None
     macs, share = trial.baselines[0].macs, trial.baselines[0].share(trial.limits)
@@ -74,7 +83,7 @@ def test_attempts_are_raced_with_their_baselines_and_wrong_ones_are_not(trial):
 def test_a_record_is_read_as_it_was_written_and_shown(trial, tmp_path):
     path = tmp_path / "attempts.jsonl"
     write_trial(path, trial)
-    assert len(path.read_text().splitlines()) == 1 + 2 + 3
+    assert len(path.read_text().splitlines()) == 1 + 2 + 4
     again = read_trial(path)
     assert again.outcomes == trial.outcomes
     assert again.baselines == trial.baselines
@@ -104,23 +113,39 @@ def test_a_damaged_record_names_its_line(trial, tmp_path):
         read_trial(path)
 
 
-def test_a_prediction_holds_where_the_interval_meets_it(trial):
-    right = replace(trial.outcomes[0], ratio=0.8, low=0.78, high=0.82)
-    for low, high, held in ((0.7, 0.78, True), (0.82, 1.0, True), (0.83, 1.0, False)):
-        predicted = replace(right, prediction=Prediction(low=low, high=high, reason="why"))
-        assert predicted.held is held
-        assert attempt_cells(predicted)[6] == ("held" if held else "missed")
-    assert replace(right, prediction=None).held is None
-    assert replace(right, low=None, high=None).held is None
+@pytest.mark.parametrize(
+    ("low", "high", "predicted", "word"),
+    [
+        (0.78, 0.82, (0.7, 0.82), "held"),
+        (0.78, 0.82, (0.7, 0.8), "open"),  # a part of it lies outside
+        (0.5, 1.5, (0.97, 1.03), "open"),  # a noisy interval holds nothing
+        (0.78, 0.82, (0.83, 1.0), "missed"),
+        (0.78, 0.82, (0.5, 0.77), "missed"),
+        (0.77, 0.82, (0.8, 0.8), "open"),  # wider than 5 % of 0.8
+        (0.79, 0.82, (0.8, 0.8), "held"),
+        (0.79, 0.82, (0.83, 0.83), "missed"),
+        (None, None, (0.7, 1.0), "open"),
+    ],
+)
+def test_a_prediction_holds_where_the_interval_lies_in_it(low, high, predicted, word, trial):
+    lowest, highest = predicted
+    outcome = replace(
+        trial.outcomes[0], ratio=0.8, low=low, high=high,
+        prediction=Prediction(low=lowest, high=highest, reason="why"),
+    )  # fmt: skip
+    assert outcome.held is {"held": True, "open": None, "missed": False}[word]
+    assert attempt_cells(outcome)[6] == word
+    assert attempt_cells(replace(outcome, prediction=None))[6] == ABSENT
+    assert attempt_cells(replace(outcome, ratio=None, low=None, high=None))[6] == ABSENT
 
 
 def test_a_change_within_the_drift_of_races_is_none(trial):
     row = replace(trial.baselines[0].row, samples_ms=(10.0,) * 60, runs_per_visit=10)
     for factor, result in ((0.97, "within noise"), (0.9, "faster"), (1.1, "slower")):
         changed = replace(row, samples_ms=tuple(factor * sample for sample in row.samples_ms))
-        assert held_against(row, changed, 1)["result"] == result
-    assert held_against(row, replace(row, samples_ms=(20.0,) * 60), 2)["ratio"] == 1
-    few = held_against(row, replace(row, samples_ms=(5.0,) * 20), 1)
+        assert held_against(row, changed)["result"] == result
+    assert per_image(replace(row, samples_ms=(20.0,) * 60), 2) == row
+    few = held_against(row, replace(row, samples_ms=(5.0,) * 20))
     assert (few["result"], few["low"], few["high"]) == ("too few visits", None, None)
 
 
