@@ -93,7 +93,7 @@ def build(
 ) -> None:
     """Build an engine for this machine, or a fleet, into the store; the second time is a hit."""
     from crowdrt.engines.store import EngineStore
-    from crowdrt.pipeline.fleet.asked import plan_options
+    from crowdrt.pipeline.asked import plan_options
     from crowdrt.pipeline.stages import default_store
 
     if fleet is not None:

@@ -1,6 +1,7 @@
 """Builds for a fleet without Ray: the file, the shared store, and what is done about what fails."""
 
 import contextlib
+import hashlib
 import json
 import os
 import sys
@@ -13,21 +14,27 @@ import fsspec
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
+from fsspec.implementations.memory import MemoryFileSystem
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "engines"))
 
 from stand_in_tensorrt import installed
+from typer.main import get_command
 
+from crowdrt.cli import app
 from crowdrt.engines.base import open_engine
 from crowdrt.engines.signing import SIGNATURE, VERIFY_KEY
-from crowdrt.engines.store import MANIFEST, read_built
+from crowdrt.engines.store import MANIFEST, TIMINGS, read_built
 from crowdrt.engines.trt.building.options import PlanOptions, parse_shape
 from crowdrt.errors import CrowdRTError, EngineError
+from crowdrt.pipeline import asked
 from crowdrt.pipeline.fleet import run, shared, yard
 from crowdrt.pipeline.fleet.run import build_for_fleet
 from crowdrt.pipeline.fleet.shared import place_of, publish, read_finished
+from crowdrt.pipeline.fleet.summary import check_rows
 from crowdrt.pipeline.fleet.targets import Fleet, Target, read_fleet
 from crowdrt.pipeline.stages import default_store
+from crowdrt.verbs.engines import BESIDE_FLEET
 
 STORE = 'store = "engines"\n'
 BOX = '[[target]]\nname = "box"\nresource = "BOX"\n'
@@ -81,7 +88,7 @@ class Nodes:
 
         def make(kind):
             actor = kind()
-            calls = {name: Call(actor, name) for name in ("identify", "build")}
+            calls = {name: Call(actor, name) for name in ("start", "identify", "build")}
             return SimpleNamespace(remote=lambda: SimpleNamespace(**calls))
 
         return make
@@ -230,6 +237,7 @@ def test_a_fleet_is_read(tmp_path):
         (STORE + GPU + 'workspace = "lots"', "'lots' is no memory"),
         (STORE + GPU + "level = 9", "optimisation level 9 is unknown"),
         (STORE + GPU + 'timing-cache = "gone"', "timing cache gone does not exist"),
+        (STORE + GPU + 'timing-cache = "~nobody-here/x"', "~nobody-here/x: nobody here has"),
     ],
 )
 def test_a_fleet_that_makes_no_sense_is_refused(tmp_path, text, problem):
@@ -634,6 +642,86 @@ def test_a_build_that_fails_does_not_hold_the_others(give, bucket, monkeypatch, 
     assert len(nodes.asked) == nodes.killed == 2  # no second try
 
 
+@pytest.mark.parametrize("hangs", ["start", "identify", "build"])
+def test_a_node_that_does_not_say_what_its_engine_will_be_is_given_up(
+    give, bucket, monkeypatch, hangs
+):
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(yard.time, "monotonic", lambda: clock.now)
+    other = Target(name="other", resource="BOX", num_threads=2)
+    nodes = Nodes(BOX_NODE)
+    wait, held = nodes.wait, []
+
+    def hang(references, **_):
+        clock.now += 0.4 * yard.IDENTIFY_S
+        free = [call for call in references if call.name != hangs or call.actor in held]
+        if not free:  # what does not end by itself ends after a day
+            clock.now += 24 * 3600
+            held.extend(call.actor for call in references)
+            return [], references
+        return wait(free)
+
+    monkeypatch.setattr(nodes, "wait", hang)
+    rows = give(nodes, fleet_of(BOX_TARGET, other, store=bucket))
+    if hangs != "identify":  # to wait for a node, or to build, may take as long as it does
+        assert [row.status for row in rows] == ["built", "built"]
+        return
+    assert [row.status for row in rows] == ["failed", "failed"]
+    assert rows[0].why == "it has not said in 600 s what its engine will be"
+    assert rows[0].host in rows[0].fix
+    assert nodes.killed == 2
+
+
+def test_a_store_that_is_away_for_a_moment_is_written_once_more(give, bucket, monkeypatch, capsys):
+    write, tried = MemoryFileSystem.pipe_file, []
+
+    def falter(self, path, value, **options):
+        tried.append(path)
+        if len(tried) in (1, 3):  # the probe, and the engine
+            raise ConnectionError("reset by peer")
+        return write(self, path, value, **options)
+
+    monkeypatch.setattr(MemoryFileSystem, "pipe_file", falter)
+    nodes = Nodes(BOX_NODE)
+    (row,) = give(nodes, fleet_of(BOX_TARGET, store=bucket))
+    assert row.status == "built"
+    said = capsys.readouterr().err
+    assert said.count("cannot be written: reset by peer; it is written once more") == 2
+    assert len(nodes.asked) == 1
+
+
+def test_a_store_below_nobodys_home_is_refused_before_a_cluster_is_sought(tiny):
+    with pytest.raises(CrowdRTError, match="~nobody-here/x: nobody here has that home"):
+        build_for_fleet(tiny.onnx, fleet_of(BOX_TARGET, store="~nobody-here/x"))
+
+
+def test_the_last_error_names_what_was_not_built_and_says_how_it_is(give, bucket):
+    rows = give(Nodes(BOX_NODE), fleet_of(BOX_TARGET, GPU_TARGET, store=bucket))
+    with pytest.raises(CrowdRTError) as told:
+        check_rows(rows)
+    problem = told.value.problem
+    assert problem == "1 of 2 engines were not built, the others are in the store: gpu"
+    assert "gpu: start one: ray start" in told.value.fix  # which no table has
+
+
+def test_a_fleet_takes_every_option_of_a_build_by_its_type():
+    said = {"--engine", "--store"}  # by other keys of the file
+    options = {
+        option.opts[0]: option
+        for option in get_command(app).commands["build"].params
+        if option.name not in BESIDE_FLEET and option.opts[0] not in said
+    }
+    on_gpu, on_cpu = (
+        {f"--{key}": kind for key, kind in taken.items()} for taken in (asked.ON_GPU, asked.ON_CPU)
+    )
+    for_trt = {name: option for name, option in options.items() if "TensorRT:" in str(option.help)}
+    assert for_trt.keys() == on_gpu.keys()
+    for name, kind in {**on_gpu, **on_cpu}.items():
+        written = options.pop(name).type_descriptor.annotation
+        assert kind is (str if written is Path else written), name
+    assert all(option.help.startswith("auto:") for option in options.values()), options
+
+
 def test_another_crowdrt_is_refused(give, bucket, monkeypatch):
     monkeypatch.setattr(yard, "__version__", "0.0.9")
     (row,) = give(Nodes(BOX_NODE), fleet_of(BOX_TARGET, store=bucket))
@@ -736,8 +824,25 @@ def test_a_timing_cache_travels_with_the_order(give, bucket, tmp_path, monkeypat
     target = Target(name="gpu", resource="T4", engine="tensorrt", plan=plan)
     (row,) = give(Nodes(GPU_NODE), fleet_of(target, store=bucket))
     assert row.status == "failed"
-    assert "sent" in row.why  # the copy in the node's store, which no GPU has measured
+    assert "/sent/" in row.why  # the copy in the node's store, which no GPU has measured
     assert "cannot be used" in row.why
+
+
+def test_a_plan_is_built_with_the_timings_that_were_sent(give, tmp_path, monkeypatch):
+    installed(monkeypatch, "10.16")
+    store = str(tmp_path / "engines")
+    (measured,) = give(Nodes(GPU_NODE), fleet_of(GPU_TARGET, store=store))
+    (timings,) = (default_store() / TIMINGS).glob("*.timings")
+    timings.rename(tmp_path / "timings")
+    plan = replace(GPU_TARGET.plan, timing_cache=tmp_path / "timings")
+    pinned = replace(GPU_TARGET, plan=plan)
+    (row,) = give(Nodes(GPU_NODE), fleet_of(pinned, store=store))
+    assert (row.status, row.why) == ("built", "")
+    assert row.key != measured.key
+    facts = json.loads((Path(row.where) / MANIFEST).read_text())["build"]["timings"]
+    sent = (tmp_path / "timings").read_bytes().partition(b"\n")[2]
+    assert facts == {"pinned": True, "before_sha256": hashlib.sha256(sent).hexdigest()}
+    assert sent
 
 
 def test_rows_are_json(give, bucket):

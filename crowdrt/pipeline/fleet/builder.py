@@ -23,14 +23,19 @@ class Order:
     model_sha256: str  # of the parcel
     timing_cache: Parcel | None  # that the target names on the machine that gives the command
     to_be_signed: bool  # on that machine, whose key stays there
-    crowdrt: str  # its version
+
+
+@dataclass(frozen=True, kw_only=True)
+class Started:
+    """A node's answer once it belongs to a target."""
+
+    host: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Identified:
     """A node's answer before it builds."""
 
-    host: str
     identity: dict[str, Any]  # of the engine that would be built
 
 
@@ -46,9 +51,13 @@ class Built:
 class Builder:
     """One engine on one node, which belongs to it meanwhile."""
 
+    def start(self, crowdrt: str) -> Started:
+        """Say which node this is, if it has the crowdrt of the run."""
+        check_version(crowdrt)
+        return Started(host=socket.gethostname())
+
     def identify(self, order: Order, model: Parcel) -> Identified:
         """Unpack the network into this node's own store, and say what its engine will be."""
-        check_version(order.crowdrt)
         self._order = order
         self._model = model.unpack(order.model_sha256)
         target = order.target
@@ -56,8 +65,7 @@ class Builder:
         if target.plan is not None and (timings := order.timing_cache) is not None:
             self._plan = replace(target.plan, timing_cache=timings.unpack(timings.sha256))
         options = target.num_threads if self._plan is None else self._plan
-        identity = engine_identity(self._model, target.engine, options)
-        return Identified(host=socket.gethostname(), identity=identity)
+        return Identified(identity=engine_identity(self._model, target.engine, options))
 
     def build(self) -> Built:
         """Build the engine that was identified; returns its folder."""

@@ -1,4 +1,4 @@
-"""A target that is being built, and the row of one that cannot be."""
+"""A target that is being built, and what is said of the errors that nodes send."""
 
 import time
 from dataclasses import dataclass
@@ -7,8 +7,7 @@ from typing import Any
 from crowdrt.engines.store import key_of
 from crowdrt.entry import explained
 from crowdrt.errors import CrowdRTError, EngineError
-from crowdrt.pipeline.fleet.builder import Identified
-from crowdrt.pipeline.fleet.summary import FAILED, Row
+from crowdrt.pipeline.fleet.builder import Identified, Started
 from crowdrt.pipeline.fleet.targets import Target
 
 
@@ -19,7 +18,8 @@ class Job:
     target: Target
     num_tries: int = 0
     actor: Any = None
-    since: float = 0.0  # by `time.monotonic`, that it waits or builds
+    since: float = 0.0  # by `time.monotonic`, that it waits, looks or builds
+    started: Started | None = None
     found: Identified | None = None
 
     @property
@@ -30,25 +30,13 @@ class Job:
     @property
     def host(self) -> str | None:
         """The node's, once it has answered."""
-        return None if self.found is None else self.found.host
+        return None if self.started is None else self.started.host
 
     def __str__(self) -> str:
         doing = f"waits for a node with {self.target.resource}"
-        if self.found is not None:
-            doing = f"{self.host} builds"
+        if self.started is not None:
+            doing = f"{self.host} " + ("builds" if self.found else "looks what its engine will be")
         return f"{self.target.name}: {doing}, {(time.monotonic() - self.since) / 60:.0f} min so far"
-
-
-def failed(job: Job, error: CrowdRTError) -> Row:
-    """Return the row of a target that has no engine."""
-    return Row(
-        target=job.target,
-        status=FAILED,
-        host=job.host,
-        key=job.key,
-        why=" ".join(error.problem.split()),
-        fix=error.fix,
-    )
 
 
 def what_failed(error: BaseException) -> CrowdRTError:

@@ -22,6 +22,7 @@ from crowdrt.engines.trt.building.build import INSPECTOR
 from crowdrt.errors import CrowdRTError, EngineError
 from crowdrt.lazy import require
 from crowdrt.manifest import cannot_write, write_whole
+from crowdrt.pipeline.asked import expanded
 from crowdrt.pipeline.scale.stores import EXTRA, is_url, opening_store, read_at_most
 
 Files = dict[str, bytes]  # of an engine's folder, by name
@@ -152,9 +153,10 @@ def place_of(store: str) -> Place:
 
     Raises:
         MissingDependencyError: fsspec needs one library more for this kind of URL.
+        RecipeError: the path begins with somebody's home, who has none here.
     """
     if not is_url(store):
-        return Folder(Path(store).expanduser())
+        return Folder(expanded(store))
     local = require("fsspec.implementations.local", extra=EXTRA).LocalFileSystem
     with opening_store(store) as (there, root):
         return Folder(Path(root)) if isinstance(there, local) else Remote(store)

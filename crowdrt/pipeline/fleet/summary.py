@@ -9,6 +9,7 @@ from rich.text import Text
 
 from crowdrt.console import show_table
 from crowdrt.errors import CrowdRTError
+from crowdrt.pipeline.fleet.job import Job
 from crowdrt.pipeline.fleet.targets import Target
 
 BUILT, FOUND, FAILED = "built", "found", "failed"
@@ -46,6 +47,18 @@ class Row:
         return target | {name: value for name, value in asdict(self).items() if name != "target"}
 
 
+def failed(job: Job, error: CrowdRTError) -> Row:
+    """Return the row of a target that has no engine."""
+    return Row(
+        target=job.target,
+        status=FAILED,
+        host=job.host,
+        key=job.key,
+        why=" ".join(error.problem.split()),
+        fix=error.fix,
+    )
+
+
 def show_rows(rows: Sequence[Row]) -> None:
     """Print the table of all targets."""
     table = Table(box=None, padding=(0, 2, 0, 0))
@@ -65,13 +78,13 @@ def check_rows(rows: Sequence[Row]) -> None:
     """End with status 1 where an engine is not there; all the others are kept.
 
     Raises:
-        CrowdRTError: says which, and why.
+        CrowdRTError: says which; why is in their rows.
     """
     if lacking := [row for row in rows if row.status == FAILED]:
-        reasons = "".join(f"\n  {row.target.name}: {row.why}" for row in lacking)
+        names = ", ".join(row.target.name for row in lacking)
         fixes = "".join(f"\n  {row.target.name}: {row.fix}" for row in lacking if row.fix)
         raise CrowdRTError(
-            f"{len(lacking)} of {len(rows)} engines were not built, the others are in the store:"
-            f"{reasons}",
+            f"{len(lacking)} of {len(rows)} engines were not built, the others are in the store: "
+            f"{names}",
             fix=f"the same command builds only those that are missing{fixes and ':'}{fixes}",
         )

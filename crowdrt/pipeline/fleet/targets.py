@@ -9,7 +9,7 @@ from typing import Any
 from crowdrt.engines.store import DEFAULT_ENGINE, check_kind
 from crowdrt.engines.trt.building.options import PlanOptions
 from crowdrt.errors import CrowdRTError, RecipeError
-from crowdrt.pipeline.fleet.asked import accepted, check_types, plan_of
+from crowdrt.pipeline.asked import accepted, check_types, plan_of
 from crowdrt.pipeline.scale.stores import check_public, is_url
 
 EXAMPLE = """store = "s3://bucket/engines"

@@ -62,10 +62,22 @@ def plan_of(options: Mapping[str, Any]) -> PlanOptions:
     if "workspace" in asked:
         asked["workspace_bytes"] = asked.pop("workspace")
     if "timing_cache" in asked:
-        asked["timing_cache"] = Path(asked["timing_cache"]).expanduser()
+        asked["timing_cache"] = expanded(asked["timing_cache"])
     plan = plan_options(**asked) or PlanOptions()
     plan.identity()  # refuses a timing cache that is not there
     return plan
+
+
+def expanded(path: str) -> Path:
+    """Return a path as a shell reads it: ~ is the home of whoever gives the command.
+
+    Raises:
+        RecipeError: ~ is somebody's who has none here.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise RecipeError(f"{path}: nobody here has that home", fix="name all of it") from error
 
 
 def check_types(table: Mapping[str, Any], types: Mapping[str, type], *, source: str) -> None:
