@@ -8,21 +8,18 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
 
 from crowdrt.benchmarks.attempts.attempt import Opener, Runtime
-from crowdrt.benchmarks.attempts.phases import with_phases
-from crowdrt.benchmarks.attempts.stem import Pool, with_blocks
+from crowdrt.benchmarks.attempts.rewrites.float_layers import with_float_layers
+from crowdrt.benchmarks.attempts.rewrites.phases import with_phases
+from crowdrt.benchmarks.attempts.rewrites.stem import Pool, with_blocks
 from crowdrt.contracts import Feeds
 from crowdrt.engines import ort, ov
 from crowdrt.engines.base import Engine, check_feeds
 from crowdrt.engines.ort import OrtEngine
 from crowdrt.engines.ov import OpenVinoEngine
-from crowdrt.engines.rewrites.float_weights import constant_weights, drop_unread_nodes
-from crowdrt.engines.rewrites.normalisation import drop_unread
 from crowdrt.errors import EngineError
 from crowdrt.onnx_file import read_onnx
-from crowdrt.onnx_graph import name_of
 
 IN_FLIGHT = 2  # images
 
@@ -69,33 +66,6 @@ def open_float_layers(
 def float_layers(path: Path, *, runtime: Runtime, layers: tuple[str, ...] = ()) -> onnx.ModelProto:
     """Return the graph of an INT8 file with some of its layers in float, as a runtime gets it."""
     return with_float_layers(prepared(path, runtime), layers)
-
-
-def with_float_layers(model: onnx.ModelProto, layers: tuple[str, ...]) -> onnx.ModelProto:
-    """Return a copy in which some convolutions multiply floats: what their codes mean.
-
-    Raises:
-        EngineError: one is not there, or is no convolution of stored codes.
-    """
-    changed = onnx.ModelProto()
-    changed.CopyFrom(model)
-    graph = changed.graph
-    makers = {name: node for node in graph.node for name in node.output}
-    stored = {value.name: value for value in graph.initializer}
-    convs = {name_of(node): node for node in graph.node if node.op_type == "Conv"}
-    for name in layers:
-        conv = convs.get(name)
-        weights = None if conv is None else constant_weights(conv.input[1], makers, stored)
-        if conv is None or weights is None:
-            raise EngineError(
-                f"{name} is no convolution of stored codes",
-                fix=f"name one of {', '.join(convs)}",
-            )
-        conv.input[1] = f"{conv.input[1]}_float"
-        graph.initializer.append(numpy_helper.from_array(weights, conv.input[1]))
-    drop_unread_nodes(graph)
-    drop_unread(graph)
-    return changed
 
 
 def open_with_options(

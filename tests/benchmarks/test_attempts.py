@@ -8,7 +8,6 @@ import onnx
 import pytest
 from small_students import write_student
 
-from crowdrt.benchmarks.attempts import phases
 from crowdrt.benchmarks.attempts.agreement import TOLERANCE, Agreement, agreement, objection
 from crowdrt.benchmarks.attempts.attempt import Attempt, Setting
 from crowdrt.benchmarks.attempts.check import answer_to, compared_apart, entry_of
@@ -27,11 +26,12 @@ from crowdrt.benchmarks.attempts.openers import (
     as_written,
     opened,
     prepared,
-    with_float_layers,
 )
 from crowdrt.benchmarks.attempts.per_layer import choice_of, faster_in_float
-from crowdrt.benchmarks.attempts.phases import with_phases
-from crowdrt.benchmarks.attempts.stem import kernel_of_blocks, with_blocks
+from crowdrt.benchmarks.attempts.rewrites import phases
+from crowdrt.benchmarks.attempts.rewrites.float_layers import with_float_layers
+from crowdrt.benchmarks.attempts.rewrites.phases import with_phases
+from crowdrt.benchmarks.attempts.rewrites.stem import kernel_of_blocks, with_blocks
 from crowdrt.benchmarks.attempts.trial import check_files, check_size
 from crowdrt.benchmarks.layers.records import LayerProfile
 from crowdrt.engines.layers.layer import EngineLayer
@@ -162,7 +162,7 @@ def test_a_kernel_that_reads_the_wrong_neighbour_is_refused(setting, monkeypatch
     def mirrored(pixels):
         return kernel_of_blocks(pixels[..., ::-1])
 
-    monkeypatch.setattr("crowdrt.benchmarks.attempts.stem.kernel_of_blocks", mirrored)
+    monkeypatch.setattr("crowdrt.benchmarks.attempts.rewrites.stem.kernel_of_blocks", mirrored)
     attempt = next(each for each in REWRITES if each.name == "blocks-onnxruntime-int8")
     entry = entry_of(setting, attempt, answer(setting, ORT_INT8))
     assert entry.result.startswith("refused")

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
-from crowdrt.benchmarks.attempts.chain import (
+from crowdrt.benchmarks.attempts.rewrites.chain import (
     POINTWISE,
     attributes_of,
     chain_from,

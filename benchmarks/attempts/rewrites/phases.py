@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from crowdrt.benchmarks.attempts.chain import (
+from crowdrt.benchmarks.attempts.rewrites.chain import (
     POINTWISE,
     chain_from,
     is_conv,

@@ -1,0 +1,1 @@
+"""Graphs rewritten for an attempt: the same function, computed otherwise."""
